@@ -1,0 +1,90 @@
+"""Published facts about an architecture, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage's feature map: ``width`` channels at ``1/stride`` of the input's height and width (rounded up)."""
+
+    width: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A published definition with a name and the facts that an implementation is held to.
+
+    ``parameters`` is exact, for 1,000 classes and 3 input channels. ``multiply_adds`` is the published count of fused
+    multiply-adds of one forward pass over one image of ``input_size`` (papers call it FLOPs), and
+    ``multiply_adds_tolerance`` the relative rounding of that publication.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    parameters: int
+    multiply_adds: float
+    multiply_adds_tolerance: float
+    residual_joins: int
+    input_size: int = 224
+    stages: tuple[Stage, ...] = ()
+    """Feature maps of convolutional families, first stage first; empty where the family has none."""
+    tokens: tuple[int, int] | None = None
+    """(tokens, width) of a transformer at ``input_size``; None for convolutional families."""
+    patch: int | None = None
+    """Image sides are multiples of this and fixed at construction; None where any size is taken."""
+    minimum_size: int = 32
+    """Smallest side in pixels used by checks on real values (train-mode statistics stay defined)."""
+    default: bool = False
+    """Judged and measured when the user names no architecture."""
+    large: bool = False
+    """Too big for every check on real values by default; facts and shapes are checked on the meta device."""
+    source: str
+    """Paper and table."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is particular to the family (drop rates, coefficients, heads)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and all aliases."""
+        return (self.name, *self.aliases)
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a name or glob, as given to ``--arch``, selects this architecture."""
+        return any(fnmatchcase(name, pattern) for name in self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An implementation held to be right.
+
+    ``build(architecture_name, *, num_classes=1000, in_channels=3, image_size=None, **rates)`` returns a module with
+    freshly initialised weights; it raises KeyError where the library lacks that architecture.
+    """
+
+    library: str
+    version: str
+    build: Callable[..., nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The architectures of one suite, where its own models live, and its references."""
+
+    name: str
+    architectures: tuple[Architecture, ...]
+    model: str
+    """Importable module with one factory per architecture name."""
+    references: Callable[[], tuple[Reference, ...]]
+    """Imports the libraries only when called."""
+
+    def find(self, name: str) -> Architecture | None:
+        """The architecture called ``name`` (or having it as alias), else None."""
+        return next((a for a in self.architectures if name in a.names), None)

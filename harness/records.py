@@ -1,0 +1,113 @@
+"""Rows that a run consists of. A row is validated when made and never changed.
+
+Schema history
+--------------
+1 : first version
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+SCHEMA = 1
+
+Outcome = Literal["passed", "failed", "skipped", "xfailed", "error"]
+Mode = Literal["infer", "train"]
+Quantity = Literal[
+    "latency", "peak_memory", "parameters", "flops", "matmul_peak", "loop_overhead", "gradient_norm", "build_time"
+]
+UNITS: Mapping[str, str] = {
+    "latency": "s",  # of one batch
+    "peak_memory": "byte",
+    "parameters": "1",
+    "flops": "flop",  # of one batch; a multiply-add is two
+    "matmul_peak": "flop/s",
+    "loop_overhead": "s",
+    "gradient_norm": "1",
+    "build_time": "s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """What came of one check on one subject."""
+
+    run: str
+    suite: str
+    architecture: str
+    subject: str
+    """Implementation's label: ``ours``, ``torchvision.models``, ``my_models``."""
+    check: str
+    outcome: Outcome
+    message: str = ""
+    """Why it failed or was skipped; empty where it passed."""
+    reproduce: str = ""
+    """One shell line that runs just this again."""
+    test: str = ""
+    seconds: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "check"
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.outcome not in get_args(Outcome):
+            raise ValueError(f"outcome is {self.outcome!r}; known: {', '.join(get_args(Outcome))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementRecord:
+    """Raw samples of one quantity of one implementation.
+
+    Rows with the same ``comparison`` were measured interleaved in the same rounds: ``samples[i]`` of each belongs to
+    round ``i``. The A/A pair is the same implementation with ``replicate`` 0 and 1.
+    """
+
+    run: str
+    suite: str
+    architecture: str
+    subject: str
+    role: Literal["subject", "reference", "machine"] = "subject"
+    replicate: int = 0
+    comparison: str
+    quantity: Quantity
+    samples: tuple[float, ...]
+    mode: Mode = "infer"
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int = 1
+    input_size: int = 224
+    test: str = ""
+    flag: str = ""
+    """Why this row must not be ranked (its subject failed parity, ...); empty where it may."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "measurement"
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.quantity not in UNITS:
+            raise ValueError(f"quantity is {self.quantity!r}; known: {', '.join(UNITS)}")
+        if not self.samples:
+            raise ValueError(f"{self.quantity} of {self.subject} {self.architecture}: no samples")
+        bad = [s for s in self.samples if not math.isfinite(s) or s < 0]
+        if bad:
+            raise ValueError(f"{self.quantity} of {self.subject} {self.architecture}: sample {bad[0]!r} is no amount")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the samples."""
+        return UNITS[self.quantity]
+
+
+Record = CheckRecord | MeasurementRecord
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """The record as a JSON-ready dict."""
+    row = asdict(record)
+    if isinstance(record, MeasurementRecord):
+        row["samples"] = list(record.samples)
+        row["unit"] = record.unit
+    return row
