@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from reference.library import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,9 @@ class Architecture:
     """Too big for every check on real values by default; facts and shapes are checked on the meta device."""
     source: str
     """Paper and table."""
+    conventions: tuple[Mapping[str, Any], ...] = ({},)
+    """Where the references themselves differ (BatchNorm eps of EfficientNet-B5): keyword arguments to
+    `Reference.build`; an implementation has to agree with one of them throughout."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is particular to the family (drop rates, coefficients, heads)."""
 
@@ -59,19 +62,6 @@ class Architecture:
     def matches(self, pattern: str) -> bool:
         """Whether a name or glob, as given to ``--arch``, selects this architecture."""
         return any(fnmatchcase(name, pattern) for name in self.names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """An implementation held to be right.
-
-    ``build(architecture_name, *, num_classes=1000, in_channels=3, image_size=None, **rates)`` returns a module with
-    freshly initialised weights; it raises KeyError where the library lacks that architecture.
-    """
-
-    library: str
-    version: str
-    build: Callable[..., nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
