@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:  # facts are read at collection, which must not pay for importing torch
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,220 @@
+"""From ``--subject`` and ``--arch`` to the implementations under test."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from harness.architecture import Architecture, Family
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CHANNEL_KEYWORDS = ("in_channels", "in_chans")
+SIZE_KEYWORDS = ("image_size", "img_size")
+
+
+class RequestError(ValueError):
+    """The request makes no sense; the one-line message says what is known."""
+
+
+class SubjectError(AssertionError):
+    """The subject could not be built or called; the message says who, what and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One architecture as one implementation builds it. The module is imported when first needed."""
+
+    label: str
+    """``ours``, or the file's stem or module's name as given."""
+    spec: str
+    """What was given to ``--subject``, or the suite's own module."""
+    architecture: Architecture
+    family: Family
+    factory_name: str
+    module: Callable[[], ModuleType]
+
+    @property
+    def id(self) -> str:
+        """Test id: the architecture, with the label in front where it is not ours."""
+        return self.architecture.name if self.label == "ours" else f"{self.label}:{self.architecture.name}"
+
+    @property
+    def who(self) -> str:
+        """How messages name it."""
+        return f"{self.architecture.name} of {self.label}"
+
+    @cached_property
+    def factory(self) -> Callable[..., Any]:
+        """The callable that builds it."""
+        return getattr(self.module(), self.factory_name)  # type: ignore[no-any-return]
+
+    def state_dict_map(self) -> Mapping[str, str] | None:
+        """Reference name -> subject name, where the module gives ``<architecture>_state_dict_map()``."""
+        for name in self.architecture.names:
+            given = getattr(self.module(), f"{name}_state_dict_map", None)
+            if callable(given):
+                mapping = given()
+                if not isinstance(mapping, Mapping):
+                    raise SubjectError(f"{self.who}: {name}_state_dict_map() gave {type(mapping).__name__}, not a dict")
+                return mapping
+        return None
+
+    def build(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
+        """A new module on the default device. Raises SubjectError where the factory raises or gives no module."""
+        from torch import nn
+
+        try:
+            model = self.factory(num_classes=num_classes, **keywords)
+        except Exception as error:
+            given = ", ".join(f"{k}={v}" for k, v in {"num_classes": num_classes, **keywords}.items())
+            raise SubjectError(
+                f"{self.who}: {self.factory_name}({given}) raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise SubjectError(
+                f"{self.who}: {self.factory_name}() gave {type(model).__name__}; expected a torch.nn.Module"
+            )
+        return model
+
+    def keyword(self, candidates: Sequence[str]) -> str | None:
+        """Which of these keywords the factory names in its signature; None where it names none.
+
+        A factory that takes ``**kwargs`` is asked by `harness.workbench`, which can see whether the keyword acts.
+        """
+        try:
+            parameters = inspect.signature(self.factory).parameters
+        except (TypeError, ValueError):
+            return None
+        return next((k for k in candidates if k in parameters), None)
+
+    def takes_any_keyword(self) -> bool:
+        """Whether the factory has ``**kwargs``."""
+        try:
+            parameters = inspect.signature(self.factory).parameters
+        except (TypeError, ValueError):
+            return False
+        return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def first_line(error: BaseException) -> str:
+    """First non-empty line of an error's message, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "(no message)"
+
+
+def families() -> tuple[Family, ...]:
+    """Every suite's family that has architectures. Imports no model and no library."""
+    import suites
+
+    found = []
+    for folder in sorted(Path(p) for p in suites.__path__):
+        for suite in sorted(folder.iterdir()):
+            if (suite / "architectures.py").is_file():
+                found.append(family_of(suite.name))
+    return tuple(found)
+
+
+def family_of(suite: str) -> Family:
+    """The family of ``suites/<suite>``."""
+    family = importlib.import_module(f"suites.{suite}.architectures").FAMILY
+    assert isinstance(family, Family)
+    return family
+
+
+def import_subject(spec: str) -> ModuleType:
+    """Import a file or a module given to ``--subject``. Raises RequestError with one line."""
+    if spec.endswith(".py") or "/" in spec:
+        path = Path(spec).resolve()
+        if not path.is_file():
+            raise RequestError(f"--subject {spec}: there is no such file")
+        name = path.stem
+        known = sys.modules.get(name)
+        if known is not None and getattr(known, "__file__", None) == str(path):
+            return known
+        if known is not None:  # another module has that name: keep both apart
+            name = f"subject_{abs(hash(str(path)))}_{name}"
+            if name in sys.modules:
+                return sys.modules[name]
+        loader = importlib.util.spec_from_file_location(name, path)
+        assert loader is not None
+        assert loader.loader is not None
+        module = importlib.util.module_from_spec(loader)
+        sys.modules[name] = module
+        if str(path.parent) not in sys.path:  # a subject file may import its neighbours
+            sys.path.insert(0, str(path.parent))
+        try:
+            loader.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            raise RequestError(
+                f"--subject {spec}: importing it raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return module
+    try:
+        return importlib.import_module(spec)
+    except (Exception, SystemExit) as error:
+        raise RequestError(
+            f"--subject {spec}: importing it raised {type(error).__name__}: {first_line(error)} "
+            "(give a file as path/to/file.py, a module by its import name)"
+        ) from error
+
+
+def label_of(spec: str) -> str:
+    """How tests and reports name a ``--subject``: a file's stem, a module's import name."""
+    return Path(spec).stem if spec.endswith(".py") or "/" in spec else spec
+
+
+def check_patterns(patterns: Sequence[str], known: Sequence[Family]) -> None:
+    """Raise RequestError for a name or glob in ``--arch`` that selects nothing anywhere."""
+    for pattern in patterns:
+        if not any(a.matches(pattern) for f in known for a in f.architectures):
+            names = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in known)
+            raise RequestError(f"--arch {pattern}: no such architecture; known: {names}")
+
+
+def own_subjects(family: Family, patterns: Sequence[str]) -> list[Subject]:
+    """The suite's own models: the default members, or those that ``--arch`` selects."""
+    return [
+        Subject(
+            label="ours",
+            spec=family.model,
+            architecture=architecture,
+            family=family,
+            factory_name=architecture.name,
+            module=lambda: importlib.import_module(family.model),
+        )
+        for architecture in family.architectures
+        if (any(architecture.matches(p) for p in patterns) if patterns else architecture.default)
+    ]
+
+
+def given_subjects(spec: str, family: Family, patterns: Sequence[str]) -> list[Subject]:
+    """The architectures of ``family`` that a ``--subject`` has under their names or aliases."""
+    module = import_subject(spec)
+    found = []
+    for architecture in family.architectures:
+        if patterns and not any(architecture.matches(p) for p in patterns):
+            continue
+        name = next((n for n in architecture.names if callable(getattr(module, n, None))), None)
+        if name is not None:
+            found.append(
+                Subject(
+                    label=label_of(spec),
+                    spec=spec,
+                    architecture=architecture,
+                    family=family,
+                    factory_name=name,
+                    module=lambda: module,
+                )
+            )
+    return found
