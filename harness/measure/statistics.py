@@ -63,7 +63,7 @@ def throughput(samples: ArrayLike, batch_size: int) -> float:
 def paired_ratio(subject: ArrayLike, reference: ArrayLike) -> RatioEstimate:
     """Ratio of throughputs, subject over reference: exp(median over rounds of log(reference time / subject time)).
 
-    ``subject[i]`` and ``reference[i]`` are the times of round ``i``: what disturbed a round disturbed both, and cancels.
+    ``subject[i]`` and ``reference[i]`` are the times of round ``i``: what slowed a round slowed both, and cancels.
     The interval is the bias-corrected and accelerated bootstrap's (Efron 1987) over rounds, widened to the
     distribution-free one between order statistics where that reaches further: with tens of rounds the bootstrap of a
     median alone covers 91 to 94 %. Raises ValueError where the two aren't paired, or a time is not positive and finite.
