@@ -1,0 +1,36 @@
+"""Float64 throughout, where a model asks for float32 on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+class LiftFloat32(TorchDispatchMode):
+    """Turns casts from float64 to float32 into copies, and float32 constants into float64.
+
+    Many correct models compute a softmax or a norm in float32 "for stability", whatever the input. In a float64
+    comparison that is a downcast and would drown real deviations in rounding. Casts to half precisions are left as
+    they are: those are deviations.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Rewrite the dtype of casts and factories; pass everything else on."""
+        keywords = dict(kwargs or {})
+        if keywords.get("dtype") is torch.float32 and _from_float64(func, args):
+            keywords["dtype"] = torch.float64
+        return func(*args, **keywords)
+
+
+def _from_float64(func: Any, args: tuple[Any, ...]) -> bool:
+    if func in (aten._to_copy.default, aten.sum.dim_IntList, aten.mean.dim, aten.mean.default, aten.sum.default):
+        return isinstance(args[0], Tensor) and args[0].dtype is torch.float64
+    return False

@@ -1,0 +1,149 @@
+"""Random draws under control, so that train mode can be compared exactly.
+
+Dropout and stochastic depth draw from torch's generator. `ControlledRandomness` answers every such draw itself: each
+uniform number becomes one chosen ``level``, and a Bernoulli draw of probability p becomes ``level < p``. With level
+one half everything that is kept with a probability above one half is kept (and rescaled as the model rescales it), in
+either of the usual spellings: ``rand < keep``, ``floor(keep + rand)`` and ``bernoulli(keep)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+Scope = Literal["element", "sample", "batch"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random draw of a forward pass."""
+
+    shape: tuple[int, ...]
+    kind: str
+    """"bernoulli", "uniform", "dropout" or "normal"."""
+    probability: float | None
+    """Of one, for a Bernoulli draw whose probability is one number."""
+
+    def scope(self, batch: int) -> Scope:
+        """What one number of the draw decides: an element, a whole sample, or the whole batch."""
+        count = 1
+        for side in self.shape:
+            count *= side
+        if count == 1:
+            return "batch"
+        return "sample" if count == batch and self.shape[0] == batch else "element"
+
+    @property
+    def trivial(self) -> bool:
+        """Whether the draw can only come out one way."""
+        return self.probability is not None and self.probability in (0.0, 1.0)
+
+
+class ControlledRandomness(TorchDispatchMode):
+    """Answers every random draw and keeps a list of them in ``draws``.
+
+    ``level`` is one number, or one per sample (for draws whose first side is the batch). ``elements`` says what
+    element-wise Bernoulli draws become: "scaled" keeps every element with the rescaling that the model applies,
+    "identity" also undoes that rescaling, as if the rate were zero.
+    """
+
+    def __init__(
+        self, level: float | Sequence[float] = 0.5, *, batch: int, elements: Literal["scaled", "identity"] = "scaled"
+    ) -> None:
+        super().__init__()
+        self.level = level
+        self.batch = batch
+        self.elements = elements
+        self.draws: list[Draw] = []
+
+    def _uniform(self, like: Tensor) -> Tensor:
+        if isinstance(self.level, float):
+            return torch.full_like(like, self.level)
+        if like.ndim and like.shape[0] == self.batch and like.numel() == self.batch:
+            levels = torch.tensor(self.level, dtype=like.dtype, device=like.device)
+            return levels.reshape(like.shape).clone()
+        return torch.full_like(like, 0.5)
+
+    def _bernoulli(self, like: Tensor, probability: float | Tensor) -> Tensor:
+        scalar = probability if isinstance(probability, float) else None
+        draw = Draw(tuple(like.shape), "bernoulli", scalar)
+        self.draws.append(draw)
+        if scalar is not None and self.elements == "identity" and draw.scope(self.batch) == "element":
+            return torch.full_like(like, scalar)  # the model divides by it next
+        return (self._uniform(like) < probability).to(like.dtype)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Replace draws; pass everything else on."""
+        answer = _ANSWERS.get(func)
+        if answer is None:
+            return func(*args, **(kwargs or {}))
+        return answer(self, func, args, dict(kwargs or {}))
+
+    # Each answer mirrors the schema of the operator that it stands in for.
+
+    def _answer_dropout(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, p, train = args[0], float(args[1]), args[2] if len(args) > 2 else True
+        if train is False or p == 0.0:
+            return func(*args, **kwargs)
+        self.draws.append(Draw(tuple(x.shape), "dropout", 1.0 - p))
+        mask = torch.ones_like(x, dtype=torch.bool)
+        return (x.clone() if self.elements == "identity" else x / (1.0 - p)), mask
+
+    def _answer_dropout_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        gradient, mask, scale = args
+        return gradient.clone() if self.elements == "identity" else gradient * mask * scale
+
+    def _answer_bernoulli_in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+        return args[0].copy_(self._bernoulli(args[0], probability))
+
+    def _answer_bernoulli(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        probability = args[1] if len(args) > 1 else kwargs.get("p")
+        return self._bernoulli(args[0], args[0] if probability is None else probability)
+
+    def _answer_uniform_in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
+        high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
+        self.draws.append(Draw(tuple(args[0].shape), "uniform", None))
+        return args[0].copy_(low + (high - low) * self._uniform(args[0]))
+
+    def _answer_rand(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        drawn = func(*args, **kwargs)
+        self.draws.append(Draw(tuple(drawn.shape), "uniform", None))
+        return self._uniform(drawn)
+
+    def _answer_normal_in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.draws.append(Draw(tuple(args[0].shape), "normal", None))
+        return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("mean", 0.0))
+
+    def _answer_randn(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        drawn = func(*args, **kwargs)
+        self.draws.append(Draw(tuple(drawn.shape), "normal", None))
+        return torch.zeros_like(drawn)
+
+
+_Answer = Callable[[ControlledRandomness, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+_ANSWERS: dict[Any, _Answer] = {
+    aten.native_dropout.default: ControlledRandomness._answer_dropout,
+    aten.native_dropout_backward.default: ControlledRandomness._answer_dropout_backward,
+    aten.bernoulli_.float: ControlledRandomness._answer_bernoulli_in_place,
+    aten.bernoulli_.Tensor: ControlledRandomness._answer_bernoulli_in_place,
+    aten.bernoulli.default: ControlledRandomness._answer_bernoulli,
+    aten.bernoulli.p: ControlledRandomness._answer_bernoulli,
+    aten.uniform_.default: ControlledRandomness._answer_uniform_in_place,
+    aten.rand.default: ControlledRandomness._answer_rand,
+    aten.rand_like.default: ControlledRandomness._answer_rand,
+    aten.normal_.default: ControlledRandomness._answer_normal_in_place,
+    aten.randn.default: ControlledRandomness._answer_randn,
+    aten.randn_like.default: ControlledRandomness._answer_randn,
+}

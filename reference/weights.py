@@ -1,0 +1,80 @@
+"""Values under which every parameter and buffer of a reference matters.
+
+Default initialisation hides faults: norms start as the identity, biases and ViT heads at zero, running statistics at
+(0, 1). `randomise` gives every tensor a value of its own, keeps activations of order one through any depth, and sets
+running statistics near those of real activations, so that an eval-mode network stays as well conditioned as in
+training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, sample: Tensor, *, seed: int) -> None:
+    """Give every parameter and buffer of ``model`` a random, non-degenerate value, drawn from ``seed``.
+
+    ``sample`` (batch, channels, height, width) calibrates the running statistics; its batch times the smallest
+    feature map should hold at least eight values. The model's mode is kept.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor, std: float) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).mul_(std).to(like)
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(like.shape, generator=generator, dtype=torch.float64).mul_(high - low).add_(low).to(like)
+
+    for module in model.modules():
+        norm = isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm)
+        weighted = isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
+        for parameter in module.parameters(recurse=False):
+            if norm and parameter is module.weight:
+                parameter.copy_(uniform(parameter, 0.6, 1.4))
+            elif parameter.ndim < 2:
+                parameter.copy_(normal(parameter, 0.3))
+            elif weighted:
+                fan_in = parameter[0].numel()
+                gain = math.sqrt(2.0) if isinstance(module, nn.Conv2d) else 1.0
+                parameter.copy_(normal(parameter, gain / math.sqrt(fan_in)))
+                # Rows of different size, so that exchanged channels and epsilons show.
+                rows = uniform(parameter[:, 0].reshape(len(parameter), -1)[:, 0], -1.5, 0.5).exp()
+                parameter.mul_(rows.reshape(-1, *[1] * (parameter.ndim - 1)))
+            else:
+                parameter.copy_(normal(parameter, 0.5))
+    _calibrate(model, sample, uniform, normal)
+
+
+def _calibrate(
+    model: nn.Module,
+    sample: Tensor,
+    uniform: Callable[[Tensor, float, float], Tensor],
+    normal: Callable[[Tensor, float], Tensor],
+) -> None:
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    if not norms:
+        return
+    training = model.training
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the passes
+        norm.train()
+    model(sample)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        deviation = norm.running_var.sqrt()
+        norm.running_mean.add_(deviation * normal(norm.running_mean, 0.2))
+        norm.running_var.mul_(uniform(norm.running_var, 0.7, 1.4)).add_(1e-4)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.fill_(7)
+    model.train(training)
