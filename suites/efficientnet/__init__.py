@@ -1,0 +1,1 @@
+"""EfficientNet-B0 to B7 and Lite0."""
