@@ -74,6 +74,8 @@ class Family:
     """Importable module with one factory per architecture name."""
     references: Callable[[], tuple[Reference, ...]]
     """Imports the libraries only when called."""
+    properties: tuple[str, ...] = ()
+    """Names of the family's own checks: ``check_<name>(bench)`` in ``suites/<family>/properties.py``."""
 
     def find(self, name: str) -> Architecture | None:
         """The architecture called ``name`` (or having it as alias), else None."""

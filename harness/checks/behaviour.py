@@ -1,0 +1,217 @@
+"""Promises that any network keeps: no dependence on the batch, the layout, earlier calls or global state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.lifting import LiftFloat32
+from harness.transplant import bounded, load, perturbed, relative, rowwise, state, transplant
+from harness.workbench import Workbench, seeded
+
+
+def _forward(bench: Workbench, model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad(), LiftFloat32():
+        return bench.logits(model, images).clone()
+
+
+def _bound(bench: Workbench) -> float:
+    """What rounding in another order may do in eval mode: the effect of `PERTURBATION` on the subject itself."""
+
+    def measure() -> float:
+        made = transplant(bench)
+        images = bench.images(4, made.side, seed=20)
+        exact = _forward(bench, made.subject, images)
+        old = perturbed(made.subject, seed=bench.seed + 21)
+        nearby = _forward(bench, made.subject, images)
+        load(made.subject, old)
+        return bounded(10 * rowwise(nearby, exact))
+
+    bound: float = bench.shared("rounding", measure)
+    return bound
+
+
+def check_batch_independence(bench: Workbench) -> None:
+    """In eval mode a sample's logits don't depend on the rest of its batch, its place in it, or the batch's size."""
+    made = transplant(bench)
+    images = bench.images(9, made.side, seed=22)
+    together = _forward(bench, made.subject, images)
+    bound = _bound(bench)
+    reversed_ = _forward(bench, made.subject, images.flip(0)).flip(0)
+    alone = torch.cat([_forward(bench, made.subject, images[i : i + 1]) for i in (0, 4, 8)])
+    louder = images.clone()
+    louder[1:] = 100 * louder[1:].flip(0)
+    among_others = _forward(bench, made.subject, louder)[:1]
+    for what, got, expected in (
+        ("in reversed order", reversed_, together),
+        ("alone in its batch", alone, together[[0, 4, 8]]),
+        ("among other samples", among_others, together[:1]),
+    ):
+        error = rowwise(got, expected)
+        assert error <= bound, (
+            f"{bench.who}: in eval mode a sample's logits change by {error:.1e} when it is {what}; expected at most "
+            f"{bound:.1e}: something is shared over the batch (batch statistics in eval mode, a cache, a reshape)"
+        )
+
+
+def check_determinism(bench: Workbench) -> None:
+    """In eval mode the same input gives the same logits, bit for bit, and takes no random numbers."""
+    model = transplant(bench).subject
+    images = bench.images(3, bench.small_side(), seed=23)
+    before = torch.get_rng_state()
+    first = _forward(bench, model, images)
+    drew = not torch.equal(before, torch.get_rng_state())
+    with seeded(bench.seed + 1):
+        second = _forward(bench, model, images)
+    assert torch.equal(first, second), (
+        f"{bench.who}: in eval mode two calls on the same input differ by {rowwise(second, first):.1e}; "
+        "expected equal logits (dropout or stochastic depth active in eval mode, or state kept between calls)"
+    )
+    assert not drew, f"{bench.who}: in eval mode the forward pass takes random numbers; expected none"
+
+
+def check_no_cache(bench: Workbench) -> None:
+    """Nothing is remembered between calls: each input and each set of weights gives its own logits."""
+    model = transplant(bench).subject
+    bound = _bound(bench)
+    one, two = (bench.images(2, bench.small_side(), seed=s) for s in (24, 25))
+    first, second = _forward(bench, model, one), _forward(bench, model, two)
+    assert relative(second, first) > 1e-6, (
+        f"{bench.who}: two different inputs give the same logits: the output comes from a cache, or does not depend "
+        "on the input"
+    )
+    rewritten = one.clone()
+    kept = _forward(bench, model, rewritten)
+    rewritten.copy_(two)  # the same tensor object and address, other values
+    assert rowwise(_forward(bench, model, rewritten), second) <= bound, (
+        f"{bench.who}: after the values of an input tensor were overwritten the logits are still "
+        f"{'the old ones' if relative(_forward(bench, model, rewritten), kept) < 1e-6 else 'wrong'}: "
+        "the output is cached by tensor identity or shape"
+    )
+    again = _forward(bench, model, one)
+    assert rowwise(again, first) <= bound, (
+        f"{bench.who}: after a call on another input the first input's logits changed by {rowwise(again, first):.1e}: "
+        "state is kept between calls"
+    )
+    weights = state(model)
+    name = next(n for n in reversed(list(weights)) if weights[n].ndim >= 2)
+    saved = weights[name].clone()
+    load(model, {name: saved * 1.5})
+    changed = _forward(bench, model, one)
+    load(model, {name: saved})
+    assert relative(changed, first) > 1e-9, (
+        f"{bench.who}: changing {name} leaves the logits as they were: weights or outputs are cached"
+    )
+
+
+def check_input_untouched(bench: Workbench) -> None:
+    """The input tensor is not modified, in eval and in train mode, with and without gradients."""
+    made = transplant(bench)
+    for train in (False, True):
+        for gradients in (False, True):
+            images = bench.images(4, made.side, seed=26)
+            kept = images.clone()
+            buffers = {n: b.clone() for n, b in made.subject.named_buffers()}
+            made.subject.train(train)
+            try:
+                with torch.set_grad_enabled(gradients), LiftFloat32(), seeded(bench.seed):
+                    bench.logits(made.subject, images)
+            finally:
+                made.subject.eval()
+                with torch.no_grad():
+                    for name, buffer in made.subject.named_buffers():
+                        buffer.copy_(buffers[name])
+            assert torch.equal(images, kept), (
+                f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
+                f"{relative(images, kept):.1e} (an in-place operation on the input)"
+            )
+
+
+def check_memory_format(bench: Workbench) -> None:
+    """channels_last, transposed, sliced and expanded inputs, and channels_last weights, give the same logits."""
+    model = transplant(bench).subject
+    side = bench.small_side()
+    images = bench.images(4, side, seed=27)
+    expected, bound = _forward(bench, model, images), _bound(bench)
+    padded = torch.zeros(4, 5, side + 3, side + 3, dtype=images.dtype)
+    padded[:, 1:4, 2 : side + 2, 1 : side + 1] = images
+    every_other = torch.zeros(8, 3, side, side, dtype=images.dtype)
+    every_other[::2] = images
+    layouts: dict[str, Tensor] = {
+        "channels_last": images.contiguous(memory_format=torch.channels_last),
+        "transposed in memory": images.transpose(2, 3).contiguous().transpose(2, 3),
+        "a slice of a larger tensor": padded[:, 1:4, 2 : side + 2, 1 : side + 1],
+        "every other sample of a batch": every_other[::2],
+    }
+    for what, laid_out in layouts.items():
+        _same(bench, f"with an input that is {what}", _forward(bench, model, laid_out), expected, bound)
+    one = images[:1].expand(4, -1, -1, -1)
+    _same(bench, "with an expanded input", _forward(bench, model, one), expected[:1].expand(4, -1), bound)
+    try:
+        model.to(memory_format=torch.channels_last)
+        got = _forward(bench, model, layouts["channels_last"])
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+    _same(bench, "with weights and input in channels_last", got, expected, bound)
+
+
+def check_mode_switch(bench: Workbench) -> None:
+    """``eval()`` leaves no trace: buffers stay, and eval logits after ``train()`` and ``eval()`` are as before."""
+    model = transplant(bench).subject
+    images = bench.images(4, bench.small_side(), seed=28)
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    expected = _forward(bench, model, images)
+    moved = [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
+    assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
+    model.train()
+    model.eval()
+    got = _forward(bench, model, images)
+    _same(bench, "after train() and eval()", got, expected, _bound(bench))
+    with torch.enable_grad(), LiftFloat32():
+        tracked = bench.logits(model, images).detach()
+    _same(bench, "with gradients recorded", tracked, expected, _bound(bench))
+    with torch.inference_mode(), LiftFloat32():
+        inferred = bench.logits(model, images).clone()
+    _same(bench, "under inference_mode", inferred, expected, _bound(bench))
+
+
+def check_nan_propagation(bench: Workbench) -> None:
+    """NaN in one sample gives NaN in that sample's logits, and in no other's."""
+    model = transplant(bench).subject
+    images = bench.images(3, bench.small_side(), seed=29)
+    expected = _forward(bench, model, images)
+    centre = bench.small_side() // 2
+    poisoned = images.clone()
+    poisoned[1, :, centre, centre] = float("nan")
+    got = _forward(bench, model, poisoned)
+    assert bool(torch.isnan(got[1]).any()), (
+        f"{bench.who}: NaN in a sample gives finite logits; expected NaN, not silence (nan_to_num, a clamp, a "
+        "maximum that drops NaN)"
+    )
+    others = torch.isfinite(got[[0, 2]]).all() and rowwise(got[[0, 2]], expected[[0, 2]]) <= _bound(bench)
+    assert bool(others), f"{bench.who}: NaN in one sample changes the logits of the others in eval mode"
+
+
+def check_scale(bench: Workbench) -> None:
+    """Logits stay finite for dark, constant and bright images, in float32."""
+    model = bench.small().eval()
+    side = bench.small_side()
+    cases: dict[str, Callable[[], Tensor]] = {
+        "all zero": lambda: torch.zeros(2, 3, side, side),
+        "constant": lambda: torch.full((2, 3, side, side), 2.5),
+        "a hundred times brighter": lambda: 100 * bench.images(2, side, seed=30).float(),
+        "a hundred times darker": lambda: bench.images(2, side, seed=30).float() / 100,
+    }
+    for what, make in cases.items():
+        with torch.no_grad():
+            logits = bench.logits(model, make())
+        assert bool(torch.isfinite(logits).all()), f"{bench.who}: logits are not finite for images that are {what}"
+
+
+def _same(bench: Workbench, when: str, got: Tensor, expected: Tensor, bound: float) -> None:
+    error = rowwise(got, expected)
+    assert error <= bound, (
+        f"{bench.who}: {when} the logits are off by {error:.1e}; expected at most {bound:.1e} (relative, float64)"
+    )

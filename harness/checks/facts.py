@@ -1,0 +1,52 @@
+"""Parameters and multiply-adds against the published facts."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.workbench import Workbench
+
+
+def check_parameters(bench: Workbench) -> None:
+    """Exactly the published number of parameters, all trainable, each counted once."""
+    model = bench.on_meta()
+    published = bench.architecture.parameters
+    count = sum(p.numel() for p in model.parameters())
+    bench.notes.update(parameters=count, published=published)
+    assert count == published, (
+        f"{bench.who}: has {count:,} parameters for 1,000 classes; expected {published:,} "
+        f"({bench.architecture.source}), so {abs(count - published):,} {'too many' if count > published else 'missing'}"
+        + _guess(bench, count)
+    )
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert not frozen, f"{bench.who}: starts with parameters that do not train: {', '.join(frozen[:5])}"
+
+
+def _guess(bench: Workbench, count: int) -> str:
+    same = [a.name for a in bench.family.architectures if a.parameters == count]
+    return f"; {count:,} is the count of {same[0]}" if same else ""
+
+
+def multiply_adds(model: nn.Module, images: torch.Tensor) -> float:
+    """Fused multiply-adds of one forward pass: convolutions, linear layers and attention products.
+
+    ``torch.utils.flop_counter`` counts two FLOPs for each.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return counter.get_total_flops() / 2
+
+
+def check_multiply_adds(bench: Workbench) -> None:
+    """The published number of multiply-adds for one image of the published size."""
+    side = bench.architecture.input_size
+    count = multiply_adds(bench.on_meta(), torch.empty(1, 3, side, side, device="meta"))
+    published, tolerance = bench.architecture.multiply_adds, bench.architecture.multiply_adds_tolerance
+    bench.notes.update(multiply_adds=count, published=published)
+    assert abs(count - published) <= tolerance * published, (
+        f"{bench.who}: takes {count / 1e9:.3f} billion multiply-adds for one image of {side}x{side}; expected "
+        f"{published / 1e9:.3f} within {tolerance:.1%} ({bench.architecture.source}). A stride, a width or a group "
+        "count at another place changes this and leaves the parameters alone"
+    )

@@ -1,0 +1,96 @@
+"""Gradients reach every parameter, and are the derivatives of what was computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.lifting import LiftFloat32
+from harness.transplant import Outcome, Transplant, cotangent, load, run, transplant
+from harness.workbench import Workbench
+
+STEP = 1e-7
+AGREEMENT = 1e-4
+DIRECTIONS = 5
+
+
+def check_gradients(bench: Workbench) -> None:
+    """Every parameter gets a finite gradient that is not zero everywhere, in eval mode under random weights.
+
+    Eval mode, since a bias before a batch-normalisation has a gradient of zero in train mode by mathematics.
+    """
+    model = _subject(bench)
+    outcome = run(bench, model, bench.images(2, _side(bench), seed=6), train=False)
+    missing = [n for n, g in outcome.gradients.items() if g is None]
+    assert not missing, (
+        f"{bench.who}: no gradient reaches {', '.join(missing[:8])}"
+        + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        + "; expected one for every parameter (unused, detached, or under no_grad)"
+    )
+    for name, gradient in outcome.gradients.items():
+        assert gradient is not None
+        assert bool(torch.isfinite(gradient).all()), f"{bench.who}: the gradient of {name} is not finite"
+        assert bool(gradient.any()), f"{bench.who}: the gradient of {name} is zero everywhere; expected it to matter"
+    assert outcome.input_gradient is not None, f"{bench.who}: no gradient reaches the input"
+    reached = outcome.input_gradient.flatten(1).norm(dim=1)
+    assert bool((reached > 0).all()), f"{bench.who}: the input's gradient is zero for some samples of the batch"
+
+
+def check_gradcheck(bench: Workbench) -> None:
+    """The derivative along a random direction in input and weights equals the central difference, in float64.
+
+    A step now and then crosses the kink of a ReLU or a maximum, which spoils the difference along that direction (seen
+    in about one of thirty); a backward pass that is wrong is wrong along every direction. So one of `DIRECTIONS` has to
+    agree: a correct network fails all of them with a probability below 1e-7.
+    """
+    model = _subject(bench)
+    images = bench.images(2, _side(bench), seed=7)
+    outcome = run(bench, model, images, train=False)
+    errors = []
+    for number in range(DIRECTIONS):
+        errors.append(_directional_error(bench, model, images, outcome, seed=100 * bench.seed + number))
+        if errors[-1] <= AGREEMENT:
+            break
+    bench.notes.update(error=min(errors), bound=AGREEMENT)
+    assert min(errors) <= AGREEMENT, (
+        f"{bench.who}: along {len(errors)} random directions the gradient differs from the central difference by at "
+        f"least {min(errors):.1e} (expected at most {AGREEMENT:.0e} along one of them): part of the backward pass is "
+        "cut, scaled or custom"
+    )
+
+
+def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outcome: Outcome, *, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+
+    def direction(like: Tensor) -> Tensor:
+        drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
+        return drawn * (like.norm() / drawn.norm())
+
+    tangents = {n: direction(p.detach()) for n, p in model.named_parameters()}
+    tangent = direction(images)
+    parts = [(g * tangents[n]).sum().item() for n, g in outcome.gradients.items() if g is not None]
+    if outcome.input_gradient is not None:
+        parts.append((outcome.input_gradient * tangent).sum().item())
+    weights = cotangent(bench, outcome.logits)
+    old = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    def moved(step: float) -> float:
+        with torch.no_grad(), LiftFloat32():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(old[name] + step * tangents[name])
+            return (bench.logits(model, images + step * tangent) * weights).sum().item()
+
+    try:
+        numeric = (moved(STEP) - moved(-STEP)) / (2 * STEP)
+    finally:
+        load(model, old)
+    return abs(sum(parts) - numeric) / (sum(abs(p) for p in parts) or 1.0)
+
+
+def _side(bench: Workbench) -> int:
+    return bench.small_side()
+
+
+def _subject(bench: Workbench) -> nn.Module:
+    made: Transplant = transplant(bench)
+    return made.subject

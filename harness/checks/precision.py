@@ -1,0 +1,82 @@
+"""Lower precisions, judged by the references' own error from float64; and real photographs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.checks.localise import locate
+from harness.photographs import photographs
+from harness.transplant import Transplant, rowwise, run, transplant
+from harness.workbench import Workbench
+
+MARGIN = 20.0
+"""How much more than the references' rounding is granted: correct implementations that sum in another order were
+within a factor of three, while one stage in half precision is off by a factor of a thousand and more."""
+MARGIN_BFLOAT16 = 8.0
+"""Under autocast implementations differ in which operations they keep in float32, each worth a factor of two or so."""
+EPSILON32 = 2.0**-23
+EPSILON16 = 2.0**-8
+
+
+def check_parity_float32(bench: Workbench) -> None:
+    """In float32 the subject is as near to the float64 answer as the references are."""
+
+    def forward(model: nn.Module, images: Tensor) -> Tensor:
+        return bench.logits(model, images.float())
+
+    _judge(bench, forward, "float32", MARGIN, 4 * EPSILON32)
+
+
+def check_parity_bfloat16(bench: Workbench) -> None:
+    """Under bfloat16 autocast the subject is as near to the float64 answer as the references are."""
+
+    def forward(model: nn.Module, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return bench.logits(model, images.float())
+
+    _judge(bench, forward, "bfloat16 autocast", MARGIN_BFLOAT16, 2 * EPSILON16)
+
+
+def _judge(
+    bench: Workbench, forward: Callable[[nn.Module, Tensor], Tensor], name: str, margin: float, least: float
+) -> None:
+    made = transplant(bench)
+    images = bench.images(3, made.side, seed=11).float().double()  # representable: only the computing differs
+    with torch.no_grad():
+        exact = made.grafted[0].model(images)
+        theirs = max(rowwise(_in_float32(g.model, forward, images), exact) for g in made.grafted)
+        ours = rowwise(_in_float32(made.subject, forward, images), exact)
+    bound = max(margin * theirs, least)
+    bench.notes.update(error=ours, reference_error=theirs, bound=bound)
+    assert ours <= bound, (
+        f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, the references' by "
+        f"{theirs:.1e}; expected at most {bound:.1e} (relative): a part computes in lower precision than it should"
+    )
+
+
+def _in_float32(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], images: Tensor) -> Tensor:
+    return forward(copy.deepcopy(model).float(), images)
+
+
+def check_parity_photographs(bench: Workbench) -> None:
+    """Logits of real photographs equal the references', in float64 at the published image size."""
+    images = photographs(bench.architecture.input_size)
+    if images is None:
+        pytest.skip("scikit-learn's sample photographs are not installed (pip install -e '.[test]')")
+    made: Transplant = transplant(bench, full_size=True)
+    got = run(bench, made.subject, images, train=False, gradients=False, classes=made.classes)
+    for grafted in made.grafted:
+        expected = run(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
+        error = rowwise(got.logits, expected.logits)
+        bench.notes.update(error=error, bound=1e-8)
+        assert error <= 1e-8, (
+            f"{bench.who} differs from {grafted.title} on photographs: logits are off by {error:.1e}, expected at "
+            f"most 1e-08 (relative, float64)" + locate(bench, made.subject, grafted, images, 1e-8, train=False)
+        )
+        same = got.logits.topk(5).indices.tolist() == expected.logits.topk(5).indices.tolist()
+        assert same, f"{bench.who}: the five best classes of a photograph are not those of {grafted.title}"

@@ -1,0 +1,141 @@
+"""Output and stage shapes over many batch sizes, image sizes, class counts and channel counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.reproduce import describe_failure, forward_line
+from harness.strategies import image_sizes
+from harness.workbench import CLASSES, Workbench
+
+CLASS_COUNTS = (1, 2, CLASSES, 37, 1000)
+CHANNEL_COUNTS = (1, 2, 3, 4, 13)
+LARGEST = {"meta": 640, "cpu": 96}
+
+
+aten = torch.ops.aten
+BATCH_NORMS = (
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten._batch_norm_no_update.default,
+)
+
+
+class _Shapes(TorchDispatchMode):
+    """Every shape that appears in a forward pass.
+
+    On the meta device a batch-normalisation takes 3 ms, since torch composes it in Python; its result has the shape
+    of its input, so here that is what it gives, after the one condition that it has on shapes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in BATCH_NORMS and args[0].is_meta and args[3] is not None and not args[0].requires_grad:
+            if args[3].numel() != args[0].shape[1]:
+                raise RuntimeError(f"running_mean has {args[3].numel()} elements, not {args[0].shape[1]}")
+            empty = args[0].new_empty(0)
+            return torch.empty_like(args[0]), empty, empty, *([empty] if func is BATCH_NORMS[3] else [])
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.seen.add(tuple(out.shape))
+        elif isinstance(out, tuple):
+            self.seen.update(tuple(t.shape) for t in out if isinstance(t, Tensor))
+        return out
+
+
+def check_shapes(bench: Workbench) -> None:
+    """On the meta device, over drawn batch, height, width, ``num_classes`` and ``in_channels``: logits are
+    (batch, classes) of float32, and every stage's feature map appears with its published width and stride.
+    """
+    models: dict[tuple[int, int], nn.Module] = {}
+    device = "meta"
+
+    def model(classes: int, channels: int) -> nn.Module:
+        if (classes, channels) not in models:
+            keywords = {bench.channel_keyword: channels} if bench.channel_keyword and channels != 3 else {}
+            models[classes, channels] = bench.on_meta(classes, **keywords)
+        return models[classes, channels]
+
+    architecture = bench.architecture
+    configurations = [(c, 3) for c in CLASS_COUNTS]
+    if bench.channel_keyword:
+        configurations += [(CLASSES, c) for c in CHANNEL_COUNTS if c != 3]
+
+    @settings(settings.default)
+    @given(
+        image_sizes(architecture, side=architecture.input_size, largest=LARGEST[device], largest_batch=17),
+        st.sampled_from(configurations),
+    )
+    def shapes(size: tuple[int, int, int], configuration: tuple[int, int]) -> None:
+        (batch, height, width), (classes, channels) = size, configuration
+        subject = model(classes, channels)
+        _check_one(bench, subject, (batch, channels, height, width), classes, "meta")
+
+    try:
+        with torch.no_grad():
+            model(CLASSES, 3)(torch.empty(2, 3, architecture.input_size, architecture.input_size, device="meta"))
+    except Exception as error:  # data-dependent control flow cannot run without values; real values decide then
+        bench.notes["meta"] = f"forward does not run on the meta device ({type(error).__name__}); real values decide"
+        return
+    describe_failure(bench, shapes)
+
+
+def check_shapes_on_values(bench: Workbench) -> None:
+    """The same on the CPU with real values and small sizes: shape, dtype and finiteness."""
+    models: dict[int, nn.Module] = {}
+    side = bench.small_side()
+
+    @settings(settings.default, max_examples=max(10, settings.default.max_examples // 20))
+    @given(
+        image_sizes(bench.architecture, side=side, largest=LARGEST["cpu"], largest_batch=5),
+        st.sampled_from((2, CLASSES)),
+    )
+    def shapes(size: tuple[int, int, int], classes: int) -> None:
+        if classes not in models:
+            models[classes] = bench.small(classes).eval()
+        batch, height, width = size
+        _check_one(bench, models[classes], (batch, 3, height, width), classes, "cpu")
+
+    describe_failure(bench, shapes)
+
+
+def _check_one(bench: Workbench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str) -> None:
+    keywords = f"num_classes={classes}"
+    if shape[1] != 3:
+        keywords += f", {bench.channel_keyword}={shape[1]}"
+    line = f"\nreproduce: {forward_line(bench, shape, keywords=keywords, device=device)}"
+    images = torch.empty(shape, device="meta") if device == "meta" else bench.images(*shape[:1], *shape[2:]).float()
+    with torch.no_grad(), _Shapes() as shapes:
+        try:
+            logits = bench.logits(model, images, classes)
+        except AssertionError as error:
+            raise AssertionError(f"{error}{line}") from error
+    asked = f"{bench.who}: for images {shape} and num_classes={classes}"
+    assert tuple(logits.shape) == (shape[0], classes), (
+        f"{asked} the logits have shape {tuple(logits.shape)}; expected {(shape[0], classes)}{line}"
+    )
+    assert logits.dtype is torch.float32, f"{asked} the logits are {logits.dtype}; expected torch.float32{line}"
+    if device != "meta":
+        assert bool(torch.isfinite(logits).all()), f"{asked} the logits are not finite{line}"
+    for number, stage in enumerate(bench.architecture.stages, start=1):
+        height, width = (-(-side // stage.stride) for side in shape[2:])
+        nchw, nhwc = (shape[0], stage.width, height, width), (shape[0], height, width, stage.width)
+        flat = {(shape[0], stage.width, height * width), (shape[0], height * width, stage.width)}
+        assert shapes.seen & {nchw, nhwc, *flat}, (
+            f"{asked} no feature map of stage {number} has the published shape {nchw} "
+            f"(width {stage.width}, stride {stage.stride}); of that width there are "
+            f"{sorted(s for s in shapes.seen if len(s) == 4 and stage.width in s)[:4]}{line}"
+        )

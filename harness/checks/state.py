@@ -1,0 +1,225 @@
+"""What lies outside the forward pass: saved weights, export, compilation, global state, initial values."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.checks.behaviour import _bound, _forward
+from harness.outputs import logits_of
+from harness.subjects import first_line
+from harness.transplant import rowwise, transplant
+from harness.workbench import CLASSES, Workbench, seeded
+
+
+def check_state_dict_round_trip(bench: Workbench) -> None:
+    """``state_dict`` through a safetensors file into a second instance gives the same logits."""
+    made = transplant(bench)
+    images = bench.images(2, made.side, seed=40)
+    expected = _forward(bench, made.subject, images)
+    tensors = {n: t.contiguous().clone() for n, t in made.subject.state_dict().items() if isinstance(t, Tensor)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file(tensors, path)
+        loaded = load_file(path)
+    second = bench.small().double().eval()
+    try:
+        second.load_state_dict(loaded)
+    except RuntimeError as error:
+        raise AssertionError(
+            f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
+        ) from error
+    got, bound = _forward(bench, second, images), _bound(bench)
+    error = rowwise(got, expected)
+    assert error <= bound, (
+        f"{bench.who}: a second instance with the same state_dict gives logits off by {error:.1e}, expected at most "
+        f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
+    )
+
+
+def check_export(bench: Workbench) -> None:
+    """``torch.export`` takes the module, and the exported program gives the same logits, also for another input."""
+    made = transplant(bench)
+    one, two = (bench.images(2, made.side, seed=s) for s in (41, 42))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program: Any = torch.export.export(made.subject, (one,))
+        except Exception as error:  # value-dependent control flow is legal Python, and can't be exported
+            if _data_dependent(error):
+                pytest.skip(f"not exportable: control flow depends on values ({type(error).__name__})")
+            raise AssertionError(
+                f"{bench.who}: torch.export raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        module = program.module()
+    _agree(bench, "exported by torch.export", module, made.subject, (one, two))
+
+
+def check_compile(bench: Workbench) -> None:
+    """``torch.compile`` gives the same logits in eval mode, also for a second input."""
+    made = transplant(bench)
+    one, two = (bench.images(2, made.side, seed=s) for s in (43, 44))
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(made.subject, backend=bench.compile_backend)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _agree(bench, f"compiled ({bench.compile_backend})", compiled, made.subject, (one, two))
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"{bench.who}: torch.compile raised {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        torch._dynamo.reset()
+
+
+def _agree(
+    bench: Workbench, how: str, changed: Callable[[Tensor], Any], model: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    for images in inputs:
+        expected = _forward(bench, model, images)
+        with torch.no_grad():
+            got = logits_of(changed(images), CLASSES)
+        error, bound = rowwise(got, expected), max(_bound(bench), 1e-5 if _lifts(bench) else 0.0)
+        assert error <= bound, (
+            f"{bench.who}: {how}, the logits are off by {error:.1e}; expected at most {bound:.1e} (relative)"
+        )
+
+
+def _lifts(bench: Workbench) -> bool:
+    """Whether the subject computes some part in float32 on purpose, which compiled code is not lifted from."""
+    made = transplant(bench)
+    images = bench.images(1, made.side, seed=45)
+    with torch.no_grad():
+        plain = bench.logits(made.subject, images).clone()
+    return 1e-10 < rowwise(plain, _forward(bench, made.subject, images)) < 1e-5
+
+
+def _data_dependent(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}"
+    return any(word in text for word in ("DataDependent", "data-dependent", "GuardOnData", "Dynamic control flow"))
+
+
+def _globals() -> dict[str, Any]:
+    """Process-wide settings that a model has no business changing."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": str(torch.get_default_device()),
+        "threads": torch.get_num_threads(),
+        "gradient mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "cuDNN benchmark": torch.backends.cudnn.benchmark,
+        "cuDNN deterministic": torch.backends.cudnn.deterministic,
+        "cuDNN enabled": torch.backends.cudnn.enabled,
+        "oneDNN enabled": torch.backends.mkldnn.flags is not None and torch._C._get_mkldnn_enabled(),
+        "flash attention": torch.backends.cuda.flash_sdp_enabled(),
+        "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "math attention": torch.backends.cuda.math_sdp_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "warning filters": len(warnings.filters),
+    }
+
+
+def check_global_state(bench: Workbench) -> None:
+    """Building and calling changes no process-wide setting, and does not seed torch's generator."""
+    before = _globals()
+    after_build: list[Tensor] = []
+    try:
+        for start in (1, 2):
+            torch_state = torch.get_rng_state()
+            try:
+                torch.manual_seed(start)
+                model = bench.subject.build(CLASSES, **_size(bench))
+                _expect(bench, before, "building it")
+                after_build.append(torch.get_rng_state())
+                model.eval()
+                images = bench.images(2, bench.small_side(), seed=46).float()
+                with torch.no_grad():
+                    bench.logits(model, images)
+                _expect(bench, before, "a forward pass in eval mode")
+                model.train()
+                bench.logits(model, bench.images(4, bench.small_side(), seed=46).float()).sum().backward()
+                _expect(bench, before, "a training step")
+                after_build.append(torch.get_rng_state())
+            finally:
+                torch.set_rng_state(torch_state)
+    finally:
+        _restore(before)
+    assert not torch.equal(after_build[0], after_build[2]), (
+        f"{bench.who}: building it seeds torch's generator: after different seeds the generator stands at the same "
+        "place; expected the caller's seed to hold"
+    )
+    assert not torch.equal(after_build[1], after_build[3]), f"{bench.who}: its forward pass seeds torch's generator"
+
+
+def _size(bench: Workbench) -> dict[str, int]:
+    return {bench.size_keyword: bench.small_side()} if bench.size_keyword else {}
+
+
+def _expect(bench: Workbench, before: dict[str, Any], what: str) -> None:
+    for name, value in _globals().items():
+        assert value == before[name], (
+            f"{bench.who}: {what} changes a process-wide setting: {name} was {before[name]}, is {value}"
+        )
+
+
+def _restore(before: dict[str, Any]) -> None:
+    torch.set_default_dtype(before["default dtype"])
+    torch.set_default_device(None if before["default device"] == "cpu" else before["default device"])
+    torch.set_num_threads(before["threads"])
+    torch.set_grad_enabled(before["gradient mode"])
+    torch.use_deterministic_algorithms(before["deterministic algorithms"])
+    torch.set_float32_matmul_precision(before["float32 matmul precision"])
+    torch.backends.cudnn.benchmark = before["cuDNN benchmark"]
+    torch.backends.cudnn.deterministic = before["cuDNN deterministic"]
+    torch.backends.cudnn.enabled = before["cuDNN enabled"]
+    torch._C._set_mkldnn_enabled(before["oneDNN enabled"])
+    torch.backends.cuda.enable_flash_sdp(before["flash attention"])
+    torch.backends.cuda.enable_mem_efficient_sdp(before["memory-efficient attention"])
+    torch.backends.cuda.enable_math_sdp(before["math attention"])
+    torch.set_autocast_enabled("cpu", before["autocast"])
+    torch.autograd.set_detect_anomaly(before["anomaly detection"])
+
+
+def check_initialisation(bench: Workbench) -> None:
+    """Freshly built weights are finite, differ between seeds, break symmetry, and give finite loss and gradients."""
+    models = []
+    for start in (1, 2):
+        with seeded(bench.seed + start):
+            models.append(bench.subject.build(CLASSES, **_size(bench)))
+    model = models[0]
+    matrices = [(n, p.detach()) for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 64]
+    bad = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    assert not bad, f"{bench.who}: freshly built, {', '.join(bad[:5])} is not finite"
+    constant = [n for n, p in matrices if bool((p == p.flatten()[0]).all())]
+    nonzero = [n for n in constant if bool(dict(matrices)[n].any())]
+    assert not nonzero and 2 * len(constant) <= len(matrices), (
+        f"{bench.who}: freshly built, every value of {', '.join((nonzero or constant)[:5])} is the same, so its units "
+        "can't learn different things"
+    )
+    other = dict(models[1].named_parameters())
+    same = [n for n, p in matrices if n not in constant and n in other and torch.equal(p, other[n].detach())]
+    assert not same, f"{bench.who}: {', '.join(same[:5])} starts with the same values under different seeds"
+    model.train()
+    logits = bench.logits(model, bench.images(4, bench.small_side(), seed=47).float())
+    loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(4))
+    value = loss.item()
+    assert math.isfinite(value), f"{bench.who}: freshly built, the loss of a training batch is {value}"
+    loss.backward()
+    wild = [n for n, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
+    assert value < 100, (
+        f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
+        "log(10) = 2.3: the initial weights are far too large"
+    )

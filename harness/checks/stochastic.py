@@ -1,0 +1,76 @@
+"""Dropout and stochastic depth in train mode, with every random draw answered by the harness: no statistics, no luck."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.checks.parity import regularisation, with_rates
+from harness.randomness import Draw
+from harness.transplant import bounded, rowwise, run, transplant
+from harness.workbench import Workbench
+
+LEVELS = (0.5, 0.999, 0.985, 0.96, 0.93, 0.9, 0.87, 0.84)
+"""One per sample: the first keeps every branch, the second drops every branch, the others tell neighbouring rates
+apart, since a branch kept with probability p is kept at exactly the levels below p."""
+
+
+def check_stochastic(bench: Workbench) -> None:
+    """Random parts act per sample, with the published probabilities, on residual branches only, and are rescaled.
+
+    Nothing is sampled: each uniform number is set, so the check can't fail by chance. A subject without any random
+    part passes (its rates are zero).
+    """
+    made = transplant(bench)
+    images = bench.images(len(LEVELS), made.side, seed=50)
+    probe = run(bench, made.subject, images, train=True, gradients=False)
+    again = run(bench, made.subject, images, train=True, gradients=False)
+    assert torch.equal(probe.logits, again.logits), (
+        f"{bench.who}: with torch's draws fixed, train mode still gives different logits: it draws from another "
+        "generator (Python's random, NumPy), or keeps state between calls; expected torch.manual_seed to decide"
+    )
+    drawn = [d for d in probe.draws if not d.trivial]
+    bench.notes["draws"] = len(drawn)
+    whole = [d for d in drawn if d.scope(len(images)) == "batch"]
+    assert not whole, (
+        f"{bench.who}: in train mode a random number decides for the whole batch ({len(whole)} of them); expected one "
+        "per sample (stochastic depth that drops whole batches)"
+    )
+    noise = [d for d in drawn if d.kind == "normal"]
+    assert not noise, f"{bench.who}: in train mode the forward pass adds Gaussian noise ({len(noise)} draws)"
+    per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
+    if not per_sample:
+        return
+    elements, rates = regularisation(bench, probe)
+    for grafted in made.grafted:
+        reference = with_rates(bench, made, grafted, rates)
+        expected = run(bench, reference.model, images, train=True, level=LEVELS, elements=elements, gradients=False)
+        _same_probabilities(bench, per_sample, [d for d in expected.draws if d.scope(len(images)) == "sample"])
+        mirrored = tuple(1 - level for level in LEVELS)  # floor(keep + u) keeps at high levels
+        errors = []
+        for levels in (LEVELS, mirrored):
+            got = run(bench, made.subject, images, train=True, level=levels, elements=elements, gradients=False)
+            errors.append(rowwise(got.logits, expected.logits))
+        error, bound = min(errors), bounded(1e-8)
+        bench.notes.update(error=error, bound=bound)
+        assert error <= bound, (
+            f"{bench.who}: with branches dropped for some samples the logits differ from {grafted.title} by "
+            f"{error:.1e}, expected at most {bound:.1e} (relative, float64): stochastic depth has other rates, drops "
+            "the sum instead of the residual branch, or does not divide what it keeps by the probability of keeping it"
+        )
+
+
+def _same_probabilities(bench: Workbench, got: list[Draw], expected: list[Draw]) -> None:
+    expected = [d for d in expected if not d.trivial]
+    assert len(got) == len(expected), (
+        f"{bench.who}: {len(got)} residual branches are dropped at random; expected {len(expected)}"
+    )
+    ours, theirs = [d.probability for d in got], [d.probability for d in expected]
+    if None in ours or None in theirs:
+        return  # drawn as uniform numbers: the levels decide
+    for number, (p, q) in enumerate(zip(ours, theirs, strict=True), start=1):
+        assert p is not None
+        assert q is not None
+        assert abs(p - q) < 1e-9, (
+            f"{bench.who}: residual branch {number} of {len(ours)} is kept with probability {p:.4g}; expected {q:.4g} "
+            f"(all: {', '.join(f'{x:.4g}' for x in ours)}; expected {', '.join(f'{x:.4g}' for x in theirs)})"
+        )

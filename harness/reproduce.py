@@ -1,0 +1,43 @@
+"""One line that reproduces a failing example."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.subjects import label_of
+
+if TYPE_CHECKING:
+    from harness.workbench import Workbench
+
+_EXAMPLE = re.compile(r"Falsifying example: (.*?)\)\s*(?:$|Explanation|#)", re.DOTALL)
+
+
+def describe_failure(bench: Workbench, test: Callable[[], None]) -> None:
+    """Run a Hypothesis test; an AssertionError keeps its message and gains nothing but its own first failing example.
+
+    Hypothesis shrinks to the smallest example and raises that one; several distinct failures come as a group, of
+    which the first is raised.
+    """
+    try:
+        test()
+    except BaseExceptionGroup as group:
+        first = next((e for e in group.exceptions if isinstance(e, AssertionError)), group.exceptions[0])
+        raise first from None
+
+
+def forward_line(bench: Workbench, shape: tuple[int, ...], *, keywords: str = "", device: str = "cpu") -> str:
+    """A shell line that builds the subject and prints the shape of its output for one input shape."""
+    spec = bench.subject.spec
+    name = bench.subject.factory_name
+    where = "" if not (spec.endswith(".py") or "/" in spec) else f"import sys; sys.path.insert(0, {_parent(spec)!r}); "
+    module = label_of(spec)
+    return (
+        f'python -c "import torch; {where}from {module} import {name}; torch.set_default_device({device!r}); '
+        f'm = {name}({keywords}).eval(); print(m(torch.zeros{shape}).shape)"'
+    )
+
+
+def _parent(spec: str) -> str:
+    return spec.rpartition("/")[0] or "."

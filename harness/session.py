@@ -1,0 +1,124 @@
+"""What one pytest invocation holds: options, subjects, the bench in use, and the run's store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.architecture import Family
+from harness.records import CheckRecord, Record
+from harness.store import RunStore, StoreError, new_run_id
+from harness.subjects import RequestError, Subject, check_patterns, families, given_subjects, own_subjects
+
+if TYPE_CHECKING:
+    from harness.workbench import Workbench
+
+FEW = 2
+"""A subject that offers at most this many architectures of a family has each judged in full, large ones too."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """State of one invocation. Nothing heavy is imported before a subject is used."""
+
+    specs: tuple[str, ...]
+    patterns: tuple[str, ...]
+    device: str
+    results: Path
+    budget: float
+    seed: int
+    compile_backend: str
+    pretrained: bool
+    run: str = field(default_factory=new_run_id)
+    store: RunStore | None = None
+    hung: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, list[str]] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    store_error: str = ""
+    _bench: Workbench | None = None
+
+    def validate(self) -> None:
+        """Raise RequestError where the request makes no sense."""
+        check_patterns(self.patterns, self.families)
+        if self.budget <= 0:
+            raise RequestError(f"--budget {self.budget:g}: expected a positive number of seconds")
+        for spec in self.specs:
+            if not any(given_subjects(spec, f, ()) for f in self.families):
+                known = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in self.families)
+                raise RequestError(f"--subject {spec}: has no callable named after an architecture; known: {known}")
+        if self.device != "cpu":
+            self.device = _device(self.device)
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """All suites' families."""
+        return families()
+
+    def subjects(self, family: Family) -> list[Subject]:
+        """The implementations of ``family`` that this invocation judges."""
+        if not self.specs:
+            return own_subjects(family, self.patterns)
+        return [s for spec in self.specs for s in given_subjects(spec, family, self.patterns)]
+
+    def in_depth(self, subject: Subject, among: Sequence[Subject]) -> bool:
+        """Whether every check is run: always, but for large architectures that nobody singled out."""
+        if not subject.architecture.large or self.patterns:
+            return True
+        return bool(self.specs) and sum(s.label == subject.label for s in among) <= FEW
+
+    def workbench(self, subject: Subject) -> Workbench:
+        """The bench for ``subject``; the one before is cleared, since models are large."""
+        from harness.workbench import Workbench
+
+        if self._bench is None or self._bench.subject != subject:
+            if self._bench is not None:
+                self._bench.close()
+            self._bench = Workbench(
+                subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend
+            )
+        return self._bench
+
+    def open_store(self) -> None:
+        """Make the run's folder and write the environment. Raises StoreError."""
+        from harness.environment import environment
+
+        self.store = RunStore(self.results, self.run)
+        self.store.environment(environment(sys.argv, self.device))
+
+    def record(self, record: Record) -> None:
+        """Keep a row, in memory and in the store. A full disk is said once and ends nothing."""
+        self.records.append(record)
+        if isinstance(record, CheckRecord) and record.outcome in ("failed", "error"):
+            self.failed.setdefault(f"{record.subject}:{record.architecture}", []).append(record.check)
+        if self.store is not None:
+            try:
+                self.store.append(record)
+            except StoreError as error:
+                self.store_error = str(error)
+
+    def flag(self, subject: Subject) -> str:
+        """Why the subject's speed must not be ranked; empty where it may."""
+        checks = self.failed.get(f"{subject.label}:{subject.architecture.name}", [])
+        return f"failed {', '.join(sorted(set(checks)))}" if checks else ""
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise RequestError(f"--device {asked}: not a device; known: auto, cpu, cuda, cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"--device {asked}: torch {torch.__version__} sees no CUDA device; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequestError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"--device {asked}: known: auto, cpu, cuda, cuda:N")
+    return asked

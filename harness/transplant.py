@@ -1,0 +1,265 @@
+"""A subject and its references, in float64 on the CPU, holding the same non-degenerate weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.lifting import LiftFloat32
+from harness.randomness import ControlledRandomness, Draw
+from harness.subjects import SubjectError, first_line
+from harness.workbench import CLASSES, Workbench, seeded
+from reference.alignment import Alignment, AlignmentError, align
+from reference.library import Reference
+from reference.weights import randomise
+
+PERTURBATION = 1e-12
+"""Relative change of every weight that bounds what rounding may do: a correct float64 implementation rounds each
+operation at about 1e-16, and even sums over thousands of terms stay below 1e-13 of their size."""
+FLOOR = 1e-11
+"""Smallest bound, for outputs that the perturbation happens to leave alone."""
+CEILING = 1e-6
+"""Largest bound, whatever the conditioning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grafted:
+    """A reference that holds the subject's weights."""
+
+    reference: Reference
+    model: nn.Module
+    alignment: Alignment
+    convention: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Library and version."""
+        return f"{self.reference.library} {self.reference.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transplant:
+    """The subject and every reference with the same weights. ``side`` is the image side in pixels."""
+
+    subject: nn.Module
+    grafted: tuple[Grafted, ...]
+    side: int
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one pass gave: logits, gradients of the input and of every parameter, buffers after it."""
+
+    logits: Tensor
+    input_gradient: Tensor | None
+    gradients: Mapping[str, Tensor | None]
+    buffers: Mapping[str, Tensor]
+    draws: tuple[Draw, ...] = field(default=())
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and floating-point buffer by name (not copies)."""
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
+
+
+@torch.no_grad()
+def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy values into the tensors of the same names."""
+    own = state(model)
+    for name, value in values.items():
+        own[name].copy_(value)
+
+
+def transplant(bench: Workbench, *, full_size: bool = False) -> Transplant:
+    """Build subject and references, randomise the first reference, and carry its weights to the others.
+
+    ``full_size`` builds for the published image size and class count; otherwise for `Workbench.small_side` and
+    `CLASSES` classes. Made once per subject. Raises SubjectError where no alignment can be found.
+    """
+    if full_size and not bench.size_keyword:
+        classes = CLASSES  # the small models take full-size images as they are
+        key = "transplant"
+        side = bench.small_side()
+    else:
+        classes = 1000 if full_size else CLASSES
+        key = "transplant-full" if full_size else "transplant"
+        side = bench.architecture.input_size if full_size else bench.small_side()
+    made: Transplant = bench.shared(key, lambda: _transplant(bench, classes, side))
+    return made
+
+
+def _transplant(bench: Workbench, classes: int, side: int) -> Transplant:
+    size = {bench.size_keyword: side} if bench.size_keyword else {}
+    subject = bench.build(classes, **size).double().eval()
+    for parameter in subject.parameters():
+        parameter.requires_grad_(True)
+    sample = bench.images(4, side, seed=1)
+    attempts = []
+    for convention in bench.architecture.conventions:
+        grafted = _graft(bench, subject, classes, side, sample, convention)
+        if not grafted:
+            raise SubjectError(f"{bench.who}: no reference library has {bench.architecture.name}")
+        attempts.append(grafted)
+        if len(bench.architecture.conventions) > 1:
+            error = _disagreement(bench, subject, grafted, sample[:2], classes)
+            if error < CEILING:
+                break
+    else:
+        if len(attempts) > 1:  # none fits: judge against the first, whose weights the subject must then hold
+            first = attempts[0][0]
+            load(subject, first.alignment.to_subject(state(first.model)))
+            return Transplant(subject=subject, grafted=attempts[0], side=side, classes=classes)
+    return Transplant(subject=subject, grafted=attempts[-1], side=side, classes=classes)
+
+
+def _graft(
+    bench: Workbench, subject: nn.Module, classes: int, side: int, sample: Tensor, convention: Mapping[str, Any]
+) -> tuple[Grafted, ...]:
+    grafted: list[Grafted] = []
+    for reference in bench.family.references():
+        model = build_reference(bench, reference, classes, side, convention)
+        if model is None:
+            continue
+        model = model.double().eval()
+        if not grafted:
+            with ControlledRandomness(batch=len(sample)):
+                randomise(model, sample, seed=bench.seed + 1)
+        try:
+            with seeded(bench.seed), LiftFloat32():
+                alignment = align(subject, model, sample[:1], state_dict_map=bench.subject.state_dict_map())
+        except AlignmentError as error:
+            raise SubjectError(f"{bench.who} against {reference.library} {reference.version}: {error}") from error
+        except SubjectError:
+            raise
+        except Exception as error:
+            bench.logits(subject, sample[:1], classes)  # says so where it is the forward pass that fails
+            raise SubjectError(
+                f"{bench.who} against {reference.library}: alignment raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        if not grafted:
+            load(subject, alignment.to_subject(state(model)))
+        else:
+            load(model, alignment.to_reference(state(subject)))
+        grafted.append(Grafted(reference=reference, model=model, alignment=alignment, convention=convention))
+    return tuple(grafted)
+
+
+def build_reference(
+    bench: Workbench, reference: Reference, classes: int, side: int, convention: Mapping[str, Any], **rates: float
+) -> nn.Module | None:
+    """The library's model of the architecture, or None where it has none."""
+    size = {"image_size": side} if bench.architecture.patch else {}
+    try:
+        with seeded(bench.seed):
+            return reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **rates)
+    except KeyError:
+        return None
+
+
+def _disagreement(
+    bench: Workbench, subject: nn.Module, grafted: tuple[Grafted, ...], images: Tensor, classes: int
+) -> float:
+    with torch.no_grad(), LiftFloat32():
+        got = bench.logits(subject, images, classes)
+        return max(relative(got, g.model(images)) for g in grafted)
+
+
+def relative(got: Tensor, expected: Tensor, scale: float | None = None) -> float:
+    """Norm of the difference over the norm of what was expected; infinite where shapes or finiteness differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    difference = (got.double() - expected.double()).norm().item()
+    size = expected.double().norm().item() if scale is None else scale
+    error = difference / size if size else (0.0 if difference == 0 else float("inf"))
+    return error if error == error else float("inf")
+
+
+def rowwise(got: Tensor, expected: Tensor) -> float:
+    """The largest `relative` error of any one sample, so that one wrong sample is not averaged away."""
+    if got.shape != expected.shape:
+        return float("inf")
+    typical = expected.double().norm().item() / max(1, len(expected)) ** 0.5
+    return max(
+        relative(g, e, max(e.double().norm().item(), 0.1 * typical)) for g, e in zip(got, expected, strict=True)
+    )
+
+
+def run(
+    bench: Workbench,
+    model: nn.Module,
+    images: Tensor,
+    *,
+    train: bool,
+    classes: int = CLASSES,
+    level: float | tuple[float, ...] = 0.5,
+    elements: str = "scaled",
+    gradients: bool = True,
+) -> Outcome:
+    """One forward and backward pass with every random draw controlled. The model's state and mode are put back."""
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    mode = {module: module.training for module in model.modules()}
+    images = images.clone().requires_grad_(gradients)
+    model.train(train)
+    randomness = ControlledRandomness(
+        level if isinstance(level, float) else list(level),
+        batch=len(images),
+        elements="identity" if elements == "identity" else "scaled",
+    )
+    try:
+        with torch.set_grad_enabled(gradients), LiftFloat32(), randomness:
+            logits = bench.logits(model, images, classes)
+            if gradients:
+                model.zero_grad(set_to_none=True)
+                _backward(bench, logits, cotangent(bench, logits))
+        return Outcome(
+            logits=logits.detach(),
+            input_gradient=None if images.grad is None else images.grad.detach(),
+            gradients={n: p.grad for n, p in model.named_parameters()} if gradients else {},
+            buffers={n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()},
+            draws=tuple(randomness.draws),
+        )
+    finally:
+        for module, training in mode.items():
+            module.training = training
+        own = dict(model.named_buffers())
+        with torch.no_grad():
+            for name, buffer in buffers.items():
+                own[name].copy_(buffer)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def _backward(bench: Workbench, logits: Tensor, direction: Tensor) -> None:
+    try:
+        torch.autograd.backward(logits, direction)
+    except RuntimeError as error:
+        raise SubjectError(f"{bench.who}: backward raised {type(error).__name__}: {first_line(error)}") from error
+
+
+def cotangent(bench: Workbench, logits: Tensor) -> Tensor:
+    """A fixed random direction for the backward pass, no two entries alike."""
+    generator = torch.Generator().manual_seed(bench.seed + 77)
+    return torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits)
+
+
+@torch.no_grad()
+def perturbed(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
+    """Change every weight by a relative `PERTURBATION`, in place; returns the old values for `load`."""
+    generator = torch.Generator().manual_seed(seed)
+    old = {}
+    for name, parameter in model.named_parameters():
+        old[name] = parameter.detach().clone()
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
+        parameter.mul_(1 + PERTURBATION * noise)
+    return old
+
+
+def bounded(sensitivity: float) -> float:
+    """The bound that belongs to a measured sensitivity to `PERTURBATION`."""
+    return min(max(sensitivity, FLOOR), CEILING)

@@ -1,0 +1,173 @@
+"""One subject on the bench: its models are built once and shared by all checks."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from harness.architecture import Architecture, Family
+from harness.outputs import logits_of
+from harness.subjects import CHANNEL_KEYWORDS, SIZE_KEYWORDS, Subject, SubjectError, first_line
+
+CLASSES = 10
+"""Classes of the models that are run on real values; facts are checked with 1,000."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator started from ``seed``, and put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Workbench:
+    """What the checks are given: the subject, its facts, and models of it that were built once.
+
+    ``notes`` is for figures that a check wants kept with its outcome (errors and bounds).
+    """
+
+    def __init__(
+        self, subject: Subject, *, seed: int = 0, device: str = "cpu", compile_backend: str = "aot_eager"
+    ) -> None:
+        self.subject = subject
+        self.seed = seed
+        self.device = device
+        self.compile_backend = compile_backend
+        self.notes: dict[str, Any] = {}
+        self._failure: SubjectError | None = None
+        self._shared: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """The implementation's label."""
+        return self.subject.label
+
+    @property
+    def who(self) -> str:
+        """How messages name the subject."""
+        return self.subject.who
+
+    @property
+    def architecture(self) -> Architecture:
+        """Published facts."""
+        return self.subject.architecture
+
+    @property
+    def family(self) -> Family:
+        """The suite's family."""
+        return self.subject.family
+
+    def build(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
+        """A new module on the default device, seeded. The first failure is kept: later calls fail at once."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with seeded(self.seed):
+                return self._materialised(self.subject.build(num_classes, **keywords), num_classes, keywords)
+        except SubjectError as error:
+            if not keywords and torch.get_default_device().type != "meta":
+                self._failure = error
+            raise
+
+    def _materialised(self, model: nn.Module, num_classes: int, keywords: Mapping[str, Any]) -> nn.Module:
+        if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+            channels = next((v for k, v in keywords.items() if k in CHANNEL_KEYWORDS), 3)
+            size = next((v for k, v in keywords.items() if k in SIZE_KEYWORDS), self.architecture.input_size)
+            training = model.training
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, channels, size, size))
+            model.train(training)
+        return model
+
+    @cached_property
+    def channel_keyword(self) -> str | None:
+        """The factory's keyword for input channels, where it has one that acts."""
+        return self._acting(CHANNEL_KEYWORDS, 5)
+
+    @cached_property
+    def size_keyword(self) -> str | None:
+        """The factory's keyword for the image size, where it has one that acts; None for size-free families."""
+        if self.architecture.patch is None:
+            return None
+        return self._acting(SIZE_KEYWORDS, self.small_side(asking=True))
+
+    def _acting(self, candidates: tuple[str, ...], value: int) -> str | None:
+        named = self.subject.keyword(candidates)
+        tried = [named] if named else list(candidates) if self.subject.takes_any_keyword() else []
+        for keyword in tried:
+            try:
+                plain, changed = self.on_meta(CLASSES), self.on_meta(CLASSES, **{keyword: value})
+            except Exception:  # the factory refuses the keyword: it does not have it
+                continue
+            if [p.shape for p in plain.parameters()] != [p.shape for p in changed.parameters()]:
+                return keyword
+        return None
+
+    def small_side(self, *, asking: bool = False) -> int:
+        """Side in pixels for depth: small where the subject allows it."""
+        patch = self.architecture.patch
+        if patch is None:
+            return max(64, self.architecture.minimum_size)
+        if asking or self.size_keyword is not None:
+            return min(3 * patch, self.architecture.input_size)
+        return self.architecture.input_size
+
+    def small(self, num_classes: int = CLASSES) -> nn.Module:
+        """A new module for images of `small_side`."""
+        keyword = self.size_keyword
+        return self.build(num_classes, **({keyword: self.small_side()} if keyword else {}))
+
+    def on_meta(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
+        """A new weightless module in eval mode; built on the CPU first where the factory can't run on meta."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with torch.device("meta"):
+                model = self.build(num_classes, **keywords)
+        except Exception:  # e.g. `.item()` on a schedule: only the CPU build decides whether that is a fault
+            model = self.build(num_classes, **keywords)
+        return model.to("meta").eval()
+
+    def images(self, batch: int, height: int, width: int | None = None, *, seed: int = 0, channels: int = 3) -> Tensor:
+        """Float64 images of (batch, channels, height, width), standard normal with a sample-wise brightness."""
+        generator = torch.Generator().manual_seed(1000 * self.seed + seed)
+        shape = (batch, channels, height, height if width is None else width)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return noise + torch.randn((batch, channels, 1, 1), generator=generator, dtype=torch.float64)
+
+    def logits(self, model: nn.Module, images: Tensor, num_classes: int = CLASSES) -> Tensor:
+        """Run ``model``; raises SubjectError naming the input where it raises or returns no logits."""
+        try:
+            return logits_of(model(images), num_classes)
+        except Exception as error:
+            mode = "train" if model.training else "eval"
+            raise SubjectError(
+                f"{self.who}: in {mode} mode, on images {tuple(images.shape)} of "
+                f"{str(images.dtype).removeprefix('torch.')}, forward raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def shared(self, key: str, make: Any) -> Any:
+        """``make()``, computed once per key. An exception is kept and raised again."""
+        if key not in self._shared:
+            try:
+                self._shared[key] = make()
+            except AssertionError as error:
+                self._shared[key] = error
+        value = self._shared[key]
+        if isinstance(value, AssertionError):
+            raise value
+        return value
+
+    def close(self) -> None:
+        """Let go of all models."""
+        self._shared.clear()
+        self.__dict__.pop("size_keyword", None)
+        gc.collect()
