@@ -1,0 +1,97 @@
+"""Clocks: how long one step takes, on the CPU and on CUDA."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+Step = Callable[[], object]
+"""One unit of work: a forward pass of a batch, or a training step."""
+
+BURST = 5
+"""Steps that are queued back to back between two CUDA events."""
+
+
+class ClockError(RuntimeError):
+    """A clock gave a time that can't be; the message names the clock."""
+
+
+class Clock(Protocol):
+    """Times steps. Every contender of a comparison is timed by the same one."""
+
+    name: str
+
+    def latency(self, step: Step) -> float:
+        """Wall-clock seconds from the call until all of the step's work is done."""
+        ...
+
+    def pace(self, step: Step) -> float | None:
+        """Seconds per step while the device is kept busy; None where that is nothing else than the latency."""
+        ...
+
+
+class CpuClock:
+    """`time.perf_counter_ns`, which is monotonic."""
+
+    name = "time.perf_counter_ns"
+
+    def latency(self, step: Step) -> float:
+        """Wall-clock seconds of one call."""
+        start = time.perf_counter_ns()
+        step()
+        return possible((time.perf_counter_ns() - start) * 1e-9, self.name)
+
+    def pace(self, step: Step) -> float | None:
+        """None: the CPU runs a step when it is called."""
+        return None
+
+
+class CudaClock:
+    """Wall clock with a synchronisation before and after; CUDA events around steps without one in between."""
+
+    name = "time.perf_counter_ns with torch.cuda.synchronize, torch.cuda.Event"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def latency(self, step: Step) -> float:
+        """Wall-clock seconds from the call until the device is idle again."""
+        torch.cuda.synchronize(self.device)
+        start = time.perf_counter_ns()
+        step()
+        torch.cuda.synchronize(self.device)
+        return possible((time.perf_counter_ns() - start) * 1e-9, self.name)
+
+    def pace(self, step: Step) -> float | None:
+        """Seconds per step over `BURST` steps, by events on the current stream."""
+        start: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(self.device):
+            start.record()
+            for _ in range(BURST):
+                step()
+            end.record()
+        end.synchronize()
+        return possible(start.elapsed_time(end) * 1e-3 / BURST, self.name)
+
+
+def clock_for(device: torch.device) -> Clock:
+    """The clock of a device. Raises ValueError where there is none."""
+    if device.type == "cpu":
+        return CpuClock()
+    if device.type == "cuda":
+        return CudaClock(device)
+    raise ValueError(f"device {device}: no clock for {device.type}; known: cpu, cuda")
+
+
+def possible(seconds: float, clock: str) -> float:
+    """``seconds``, unless no work can take that long. Raises ClockError naming the clock."""
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ClockError(
+            f"clock {clock}: a step took {seconds!r} s; no work takes that, so no time of it can be trusted"
+        )
+    return seconds
