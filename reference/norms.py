@@ -1,0 +1,155 @@
+"""Chains of additions and multiplications with state: norms written by hand, scales and embeddings.
+
+What each state tensor does in a chain is found by trying: the chain is evaluated on scalars, and compared with
+``(x - mean) / sqrt(var + eps) * weight + bias`` for every way to give the roles out.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from reference.dataflow import Flow
+from reference.provenance import Elements
+from reference.trace import Node, Operand
+
+REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "std_mean", "sum", "linalg_vector_norm", "norm"})
+ROLES = ("running_mean", "running_var", "weight", "bias")
+CLOSE = 0.02
+"""Far above what an eps of at most 1e-3 changes, far below what a wrong role does."""
+HINTS = {
+    "running_mean": ("mean", "mu"),
+    "running_var": ("var", "sigma"),
+    "weight": ("weight", "gamma", "scale", "gain"),
+    "bias": ("bias", "beta", "shift", "offset"),
+}
+
+
+def affine_roles(chain: list[Node], operand: Elements, flow: Flow) -> tuple[str, dict[str, Elements], dict[str, Any]]:
+    """(kind, roles, hyper-parameters) of a chain that starts at ``operand``."""
+    leaves = _leaves(chain, flow)
+    keys = list(leaves)
+    flat = {key: leaf.squeeze() for key, leaf in leaves.items()}
+    if len(keys) == 1 and all(node.op == "add" for node in chain):
+        return "embedding", {"weight": flat[keys[0]]}, {}
+    if len(keys) > len(ROLES):
+        return "affine", {f"weight_{i}": flat[key] for i, key in enumerate(keys)}, {}
+    roles = _by_trial(chain, operand, keys, flow) or _by_name(leaves, flow)
+    if roles is None:
+        return "affine", {f"weight_{i}": flat[key] for i, key in enumerate(keys)}, {}
+    named = {role: flat[key] for role, key in roles.items()}
+    named = {role: e if len(e.size) == 1 else e.reshape(e.numel) for role, e in named.items()}
+    if "running_mean" in roles or "running_var" in roles:
+        return "batch_norm", named, {"eps": _eps(chain, operand, roles, flow)}
+    if set(roles) == {"weight"}:
+        return "scale", named, {}
+    return "layer_norm" if _reduction(operand, flow) is not None else "affine", named, {}
+
+
+def normalises_over_features(operand: Elements, flow: Flow) -> dict[str, Any]:
+    """``eps`` of a LayerNorm written by hand: the constant added between its mean and its affine part."""
+    found = _reduction(operand, flow)
+    return {} if found is None or found == 0.0 else {"eps": found}
+
+
+def _leaves(chain: list[Node], flow: Flow) -> dict[int, Elements]:
+    """State tensors by the code of their first element."""
+    found: dict[int, Elements] = {}
+    for node in chain:
+        for argument in node.operands:
+            if not flow.is_dynamic(argument.elements) and argument.elements.sources():
+                for leaf in flow.leaves(argument.elements):
+                    found.setdefault(_key(leaf), leaf)
+    return found
+
+
+def _key(elements: Elements) -> int:
+    return int(elements.codes().reshape(-1)[0])
+
+
+def _by_trial(chain: list[Node], operand: Elements, keys: list[int], flow: Flow) -> dict[str, int] | None:
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    values = {key: torch.tensor(1.37 + 0.41 * i, dtype=torch.float64) for i, key in enumerate(keys)}
+    try:
+        result = _evaluate(chain[-1].output, flow, operand, x, values)
+    except (RuntimeError, KeyError, TypeError):
+        return None
+    best: tuple[float, dict[str, int]] | None = None
+    for chosen in permutations(ROLES, len(keys)):
+        given = {role: values[key] for role, key in zip(chosen, keys, strict=True)}
+        mean, variance = given.get("running_mean", x.new_zeros(())), given.get("running_var", x.new_ones(()))
+        weight, bias = given.get("weight", x.new_ones(())), given.get("bias", x.new_zeros(()))
+        wanted = (x - mean) / variance.sqrt() * weight + bias
+        error = float((result - wanted).norm() / wanted.norm())
+        if best is None or error < best[0]:
+            best = (error, dict(zip(chosen, keys, strict=True)))
+    return best[1] if best is not None and best[0] < CLOSE else None
+
+
+def _by_name(leaves: dict[int, Elements], flow: Flow) -> dict[str, int] | None:
+    roles: dict[str, int] = {}
+    for key, leaf in leaves.items():
+        name = flow.trace.sources[leaf.sources()[0]].names[0].rsplit(".", 1)[-1].lower()
+        role = next((role for role, hints in HINTS.items() if any(hint in name for hint in hints)), None)
+        if role is None or role in roles:
+            return None
+        roles[role] = key
+    return roles
+
+
+def _eps(chain: list[Node], operand: Elements, roles: dict[str, int], flow: Flow) -> float | None:
+    """What is added to the variance: with variance 0 the result for x = 1 is 1 / sqrt(eps)."""
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    values = {key: one if role == "weight" else zero for role, key in roles.items()}
+    try:
+        result = float(_evaluate(chain[-1].output, flow, operand, one, values))
+    except (RuntimeError, KeyError, TypeError):
+        return None
+    return float(f"{result**-2:.3g}") if result and result != float("inf") else None
+
+
+def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dict[int, Tensor]) -> Tensor:
+    """The value of ``source`` for one feature, given the chain's input and the state by key."""
+    if source in operand.sources():
+        return x
+    node = flow.trace.node_of(source)
+    if node is None:
+        raise KeyError(source)
+
+    def argument(leaf: Any) -> Any:
+        if not isinstance(leaf, Operand):
+            return leaf
+        if leaf.constant is not None:
+            return leaf.constant.reshape(-1)[0].to(torch.float64)
+        if flow.is_state(leaf.elements):
+            return values[_key(leaf.elements)]
+        return _evaluate(leaf.elements.sources()[0], flow, operand, x, values)
+
+    args, kwargs = tree_map(argument, (node.args, node.kwargs))
+    if isinstance(args[0], Tensor) and not args[0].dim():
+        args = (args[0].clone(), *args[1:])  # an operation in place must not change the given values
+    elif node.function._schema.is_mutable:
+        args = (args[0].clone(), *args[1:])
+    result: Tensor = node.function(*args, **kwargs)
+    return result
+
+
+def _reduction(operand: Elements, flow: Flow) -> float | None:
+    """A small constant added within a few operations before, if a mean or variance is taken there; else None."""
+    edge, seen, reduced, eps = list(operand.sources()), set[int](), False, 0.0
+    for _ in range(8):
+        nodes = [node for source in edge if (node := flow.trace.node_of(source)) is not None]
+        nodes = [node for node in nodes if node.index not in seen and node.op in REDUCTIONS | {
+            "add", "sub", "mul", "div", "sqrt", "rsqrt", "pow", "square", "reciprocal"}]  # fmt: skip
+        seen |= {node.index for node in nodes}
+        reduced = reduced or any(node.op in REDUCTIONS for node in nodes)
+        for node in nodes:
+            small = [a for a in node.args if isinstance(a, float) and 0 < a < 0.01]
+            small += [float(a.constant) for a in node.operands if a.constant is not None and a.constant.numel() == 1]
+            eps = next((s for s in small if node.op == "add" and 0 < s < 0.01), eps)
+        edge = [source for node in nodes for a in node.operands for source in a.elements.sources()]
+    return eps if reduced else None

@@ -1,0 +1,1 @@
+"""Tests of alignment, transplant and localisation."""
