@@ -128,6 +128,12 @@ def subject(request: pytest.FixtureRequest, session: Session) -> Workbench:
 
 
 @pytest.fixture
+def published(request: pytest.FixtureRequest, session: Session) -> Workbench:
+    """A suite's published listing on its bench."""
+    return session.workbench(request.param)
+
+
+@pytest.fixture
 def check(request: pytest.FixtureRequest) -> str:
     """Name of the check to run, see `judge`."""
     return str(request.param)
@@ -176,7 +182,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _subject_of(item: pytest.Item) -> Subject | None:
     callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("subject") if callspec is not None else None
+    params = callspec.params if callspec is not None else {}
+    found = params.get("subject", params.get("published"))
     return found if isinstance(found, Subject) else None
 
 
@@ -197,7 +204,8 @@ def pytest_runtest_makereport(
     if subject is None or (report.when != "call" and report.passed) or report.when == "teardown":
         return report
     session = item.config.stash[SESSION]
-    name = getattr(item, "callspec").params.get("check", getattr(item, "originalname", item.name))  # noqa: B009
+    params = item.callspec.params  # type: ignore[attr-defined]
+    name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:
         session.hung[subject.id] = str(name)
@@ -214,7 +222,7 @@ def pytest_runtest_makereport(
             reproduce=_reproduce(item, session),
             test=item.nodeid,
             seconds=report.duration,
-            details=dict(session.workbench(subject).notes) if "check" in item.fixturenames else {},  # type: ignore[attr-defined]
+            details=dict(session.workbench(subject).notes) if "check" in params or "name" in params else {},
         )
     )
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from harness.architecture import Architecture
@@ -12,13 +12,16 @@ PROFILE, NIGHTLY = "conformance", "nightly"
 
 def register_profiles() -> None:
     """``conformance`` draws the same examples every time; ``nightly`` draws five times as many, anew each time."""
+    phases = (Phase.explicit, Phase.generate, Phase.shrink)  # "explain" runs a failing example many times more
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    settings.register_profile(
-        PROFILE, max_examples=200, derandomize=True, deadline=None, database=None, suppress_health_check=quiet
-    )
-    settings.register_profile(
-        NIGHTLY, max_examples=1000, derandomize=False, deadline=None, database=None, suppress_health_check=quiet
-    )
+    common = settings(deadline=None, database=None, phases=phases, suppress_health_check=quiet)
+    settings.register_profile(PROFILE, common, max_examples=200, derandomize=True)
+    settings.register_profile(NIGHTLY, common, max_examples=1000, derandomize=False)
+
+
+def unshrunk(examples: int) -> settings:
+    """For examples that take long: the first one that fails is reported as it is."""
+    return settings(settings.default, max_examples=examples, phases=(Phase.explicit, Phase.generate))
 
 
 def image_sizes(

@@ -12,7 +12,7 @@ from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
 from harness.reproduce import describe_failure
-from harness.strategies import image_sizes
+from harness.strategies import image_sizes, unshrunk
 from harness.transplant import (
     Grafted,
     Outcome,
@@ -52,7 +52,7 @@ def check_parity_sizes(bench: Workbench) -> None:
     side = bench.architecture.input_size
     _same_logits(bench, full, bench.images(2, side, seed=3))
 
-    @settings(settings.default, max_examples=max(EXAMPLES, settings.default.max_examples // 50))
+    @unshrunk(max(EXAMPLES, settings.default.max_examples // 16))
     @given(image_sizes(bench.architecture, side=made.side, largest=100, largest_batch=5))
     def sizes(shape: tuple[int, int, int]) -> None:
         _same_logits(bench, made, bench.images(*shape, seed=4))
@@ -133,13 +133,14 @@ def check_parity_trajectory(bench: Workbench) -> None:
     noise = perturbed(reference.model, seed=bench.seed + 5)
     nearby = _train(bench, reference.model, images, rate, elements)
     load(reference.model, {**old, **noise})
-    sensitivity = max(relative(nearby[n], expected[n], _scale(expected, n)) for n in expected)
+    scales = _scales(expected)
+    sensitivity = max(relative(nearby[n], expected[n], scales[n]) for n in expected)
 
     kept = state_copy(made.subject)
     got = grafted.alignment.to_reference(_train(bench, made.subject, images, rate, elements))
     load(made.subject, kept)
     bound = bounded(10 * sensitivity)
-    errors = {n: relative(got[n], expected[n], _scale(expected, n)) for n in expected if n in got}
+    errors = {n: relative(got[n], expected[n], scales[n]) for n in expected if n in got}
     name, worst = max(errors.items(), key=lambda item: item[1])
     bench.notes.update(error=worst, bound=bound)
     subject_names = ", ".join(grafted.alignment.subject_names(name)) or name
@@ -154,9 +155,11 @@ def state_copy(model: torch.nn.Module) -> dict[str, Tensor]:
     return {n: t.clone() for n, t in state(model).items()}
 
 
-def _scale(expected: Mapping[str, Tensor], name: str) -> float:
-    typical = sum(t.norm().item() for t in expected.values()) / len(expected)
-    return max(expected[name].norm().item(), 1e-6 * typical)
+def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Norms, but at least a millionth of the typical one."""
+    norms = {n: t.norm().item() for n, t in tensors.items()}
+    least = 1e-6 * sum(norms.values()) / len(norms)
+    return {n: max(v, least) for n, v in norms.items()}
 
 
 def _train(
