@@ -1,0 +1,172 @@
+"""One self-contained HTML page of a run: opens from the disk without a network, and escapes every name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from reports import amounts, outcomes, sections
+from reports.charts import Chart, bar_chart, change_chart, heat_chart, implementations, latency_chart, ratio_charts
+from reports.compare import Comparison, compare
+from reports.families import scaling, scaling_charts
+from reports.frames import Run, load, ratios, speeds
+from reports.mutants import read_strength
+from reports.reading import RunError
+from reports.tables import csv_address
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+LARGEST_SAMPLES = 1_000_000
+"""Bytes of raw samples that the page carries; beyond them it points to ``records.jsonl``."""
+
+
+def write(run_folder: str | Path, against: str | Path | None = None, output: str | Path | None = None) -> Path:
+    """Write the page of a run and return its path.
+
+    ``run_folder`` and ``against`` are folders of runs. Without ``output`` the page is ``report.html`` in the run's
+    folder, ``report-against-<id>.html`` where it is compared. Raises RunError where a run can't be read, or the page
+    can't be written.
+    """
+    folder = Path(run_folder)
+    run = load(folder)
+    comparison = compare(load(Path(against)), run) if against is not None else None
+    name = f"report-against-{comparison.before.id}.html" if comparison else "report.html"
+    path = Path(output) if output is not None else folder / name
+    content = render(run, comparison).encode("utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)  # a page that is being read is never half there
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{path}: {error.strerror or error}") from error
+    return path
+
+
+def render(run: Run, comparison: Comparison | None = None) -> str:
+    """The page as text."""
+    ratio_frame, speed_frame = ratios(run), speeds(run)
+    state, verdict = outcomes.verdict(run, ratio_frame)
+    charts = _charts(run, ratio_frame, speed_frame, comparison)
+    strength, trouble = read_strength(run.folder)
+    if strength is not None and len(strength.cells):
+        charts["strength"] = [heat_chart(strength.cells, caption=sections.KILLS)]
+    drawn = [chart for group in charts.values() for chart in group]
+    return _template().render(
+        run=run,
+        title=run.environment.get("started") or run.id,
+        state=state,
+        verdict=verdict,
+        notices=[*run.notices, *([trouble] if trouble else [])],
+        matrices=outcomes.matrices(run.checks),
+        meaning=outcomes.MEANING,
+        symbols=outcomes.SYMBOLS,
+        findings=outcomes.findings(run.checks),
+        skips=outcomes.skips(run.checks),
+        checks_csv=csv_address(run.checks.drop(columns="details")),
+        tables=sections.speed_tables(ratio_frame, speed_frame),
+        comparison=comparison,
+        comparison_tables=sections.comparison_tables(comparison) if comparison else [],
+        strength=strength,
+        strength_tables=sections.strength_tables(strength) if strength else [],
+        charts=charts,
+        specs={chart.name: chart.spec for chart in drawn},
+        environment=_environment(run.environment),
+        samples_csv=_samples_csv(run),
+        style=_resource("page.css"),
+        script=_resource("page.js"),
+        vega=_vega() if drawn else "",
+        count=amounts.count,
+    )
+
+
+def _charts(
+    run: Run, ratio_frame: pd.DataFrame, speed_frame: pd.DataFrame, comparison: Comparison | None
+) -> dict[str, list[Chart]]:
+    names = implementations(speed_frame)
+    peak = speed_frame["matmul_peak"].max()
+    kept = [
+        latency_chart(speed_frame, names),
+        bar_chart(
+            speed_frame,
+            names,
+            "images_per_second",
+            title="Throughput",
+            axis="images/s",
+            caption="Longer is faster: images per second at the median time of a batch. Absolute figures hold for this "
+            "machine and moment only; the ratios above are what to judge by.",
+        ),
+        bar_chart(
+            speed_frame,
+            names,
+            "peak_memory",
+            title="Peak memory",
+            axis="MB",
+            caption="Shorter is leaner: the most that was allocated at once during one step, in megabytes (10⁶ bytes).",
+            scale=1e-6,
+        ),
+        bar_chart(
+            speed_frame,
+            names,
+            "peak_share",
+            title="Share of the matmul peak",
+            axis="achieved ÷ peak, %",
+            caption="How much of the arithmetic that this machine was measured to do in matrix products "
+            f"({amounts.rate(float(peak))}) each implementation reaches, in percent. Short bars are bound by memory "
+            "or overhead, not by arithmetic.",
+            scale=100,
+        ),
+    ]
+    charts = {"ratios": ratio_charts(ratio_frame, names), "speed": [chart for chart in kept if chart is not None]}
+    charts["scaling"] = scaling_charts(scaling(run, speed_frame))
+    change = change_chart(comparison.speeds) if comparison else None
+    charts["change"] = [change] if change else []
+    return charts
+
+
+def _environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in facts.items():
+        if name.endswith("_bytes") and isinstance(value, int | float):
+            rows.append((name.removesuffix("_bytes"), amounts.size(float(value))))
+        elif isinstance(value, list):
+            rows.append((name, "\n".join(str(v) for v in value) or "none"))
+        else:
+            rows.append((name, "not known" if value is None else str(value)))
+    return rows
+
+
+def _samples_csv(run: Run) -> str:
+    """Raw samples as a CSV address; empty where there are none, or too many for the page."""
+    address = csv_address(run.samples) if 0 < len(run.samples) < LARGEST_SAMPLES // 40 else ""
+    return address if len(address) <= LARGEST_SAMPLES else ""
+
+
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("page.html.j2"))
+
+
+def _resource(name: str) -> str:
+    return files("reports").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import altair
+    import vl_convert
+
+    version = altair.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]  # v6.1.0 -> 6.1
+    whole = "window.vegaEmbed = vegaEmbed;"
+    bundle: str = vl_convert.javascript_bundle(whole, vl_version=version)
+    return bundle.replace("</script", "<\\/script")
