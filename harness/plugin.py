@@ -56,6 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="torch.compile backend of the compile check: aot_eager (default, no code generation) or inductor",
     )
     group.addoption(
+        "--mutants",
+        choices=("third", "all"),
+        default="third",
+        help="how many of the faulty models the harness's own tests try to pass off as correct (default third)",
+    )
+    group.addoption(
         "--weights",
         choices=("random", "imagenet"),
         default="random",
@@ -159,6 +165,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(gpu)
         if item.get_closest_marker("speed") and not config.getoption("--benchmark"):
             item.add_marker(slow)
+    if session.patterns or session.specs:
+        _deselect_own(config, session, items)
     asked = session.patterns or session.specs
     suites = {Path(str(i.path)).parent.name for i in items}
     known = [f for f in session.families if f.name in suites]
@@ -167,6 +175,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         given = " ".join(f"--subject {s}" for s in session.specs)
         names = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in known)
         raise pytest.UsageError(f"{' '.join(filter(None, (given, what)))}: nothing to judge here; known: {names}")
+
+
+def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.Item]) -> None:
+    """Tests about the suites' own code are not about the subject or architecture that was asked for."""
+    suites = {f.name for f in session.families}
+
+    def foreign(item: pytest.Item) -> bool:
+        path = Path(str(item.path))
+        return path.parent.name in suites and path.parent.parent.name == "suites" and "subject" not in _params(item)
+
+    dropped = [i for i in items if foreign(i)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [i for i in items if not foreign(i)]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -180,9 +202,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-def _subject_of(item: pytest.Item) -> Subject | None:
+def _params(item: pytest.Item) -> dict[str, Any]:
     callspec = getattr(item, "callspec", None)
-    params = callspec.params if callspec is not None else {}
+    return dict(callspec.params) if callspec is not None else {}
+
+
+def _subject_of(item: pytest.Item) -> Subject | None:
+    params = _params(item)
     found = params.get("subject", params.get("published"))
     return found if isinstance(found, Subject) else None
 
@@ -204,7 +230,7 @@ def pytest_runtest_makereport(
     if subject is None or (report.when != "call" and report.passed) or report.when == "teardown":
         return report
     session = item.config.stash[SESSION]
-    params = item.callspec.params  # type: ignore[attr-defined]
+    params = _params(item)
     name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:

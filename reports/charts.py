@@ -254,7 +254,7 @@ def inline_data(rows: list[dict[str, Any]]) -> alt.InlineData:
 def _logarithmic(field: str, title: str) -> alt.X:
     import altair as alt
 
-    return alt.X(f"{field}:Q", title=title).scale(type="log", zero=False)
+    return alt.X(f"{field}:Q", title=title).scale(type="log")
 
 
 def _rows_of(field: str) -> alt.Y:

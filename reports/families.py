@@ -69,7 +69,7 @@ def scaling_charts(frame: pd.DataFrame) -> list[Chart]:
             continue
         base = alt.Chart(inline_data(rows)).encode(
             x=alt.X("member:N", title=None).axis(labelAngle=0),
-            y=alt.Y("value:Q", title=unit).scale(type="log", zero=False),
+            y=alt.Y("value:Q", title=unit).scale(type="log"),
             color=alt.Color("implementation:N", title=None).scale(domain=names, range=colours).legend(orient="top"),
             tooltip=["member:N", "implementation:N", "pixels:Q", alt.Tooltip("value:Q", title=unit)],
         )

@@ -8,7 +8,6 @@ from harness.lifting import LiftFloat32
 from harness.subjects import first_line
 from harness.transplant import Grafted
 from harness.workbench import Workbench
-from reference.localise import first_deviation
 
 
 def locate(
@@ -17,6 +16,8 @@ def locate(
     """A clause that names the first aligned layer that differs; the aligned layers go to the notes."""
     bench.notes["layers"] = [vars(layer) for layer in grafted.alignment.layers]
     try:
+        from reference.localise import first_deviation
+
         with LiftFloat32():
             found = first_deviation(subject, grafted.model, grafted.alignment, images, bound=bound, train=train)
     except Exception as error:  # a clause that can't be had must not hide the verdict

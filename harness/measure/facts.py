@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from harness.measure.statistics import latency_percentiles, noise_floor, paired_ratio, throughput, verdict
+
+Facts = dict[str, Any]
+"""Numbers and strings only."""
 
 
 def summarise(
@@ -16,7 +20,7 @@ def summarise(
     batch_size: int,
     flops: int,
     matmul_peak: float,
-) -> dict[str, float | str]:
+) -> Facts:
     """Figures of a subject beside its references, from the latencies in seconds of the same rounds.
 
     ``flops`` is per batch, ``matmul_peak`` in FLOP/s. What has no bound (a single round) reads "unbounded", so that
@@ -24,7 +28,7 @@ def summarise(
     """
     latency = latency_percentiles(subject)
     floor = noise_floor(subject, replicate)
-    facts: dict[str, float | str] = {
+    facts: Facts = {
         "images_per_second": throughput(subject, batch_size),
         "latency_median": latency.median,
         "latency_p95": latency.p95,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,13 +14,14 @@ from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.contender import Contender, LeftOut, Subject, reference_contenders, subject_contenders
 from harness.measure.counts import count_flops, count_parameters
-from harness.measure.facts import summarise
+from harness.measure.facts import Facts, summarise
 from harness.measure.interleave import Rounds
 from harness.measure.memory import meter_for, resident
 from harness.measure.peak import SIDES, matmul_peak
 from harness.measure.progress import Progress, silent
+from harness.measure.rows import Rows
 from harness.measure.workload import BATCH_SIZES, random_batch
-from harness.records import CheckRecord, MeasurementRecord, Mode, Quantity, Record
+from harness.records import MeasurementRecord, Mode, Record
 
 
 class Benchmark(Protocol):
@@ -92,48 +93,28 @@ class Measuring:
         runs once and records nothing. Raises SubjectError where the subject fails, BudgetError where the budget has
         no room for two rounds, ClockError where a time can't be.
         """
-        size = batch_size or BATCH_SIZES[self.device.type, mode]
-        side = image_size or subject.architecture.input_size
-        batch = random_batch(size, side, self.device)
+        rows = Rows(
+            run=self.run,
+            subject=subject,
+            mode=mode,
+            device=str(self.device),
+            batch_size=batch_size or BATCH_SIZES[self.device.type, mode],
+            input_size=image_size or subject.architecture.input_size,
+            test=test_id,
+            flag=flag,
+        )
         benchmark.group = f"{subject.architecture.name} {mode}"
-        contenders, left_out = list(subject_contenders(subject, mode, batch)), []
-        for reference in reference_contenders(subject, mode, batch):
-            if isinstance(reference, LeftOut):
-                left_out.append(reference)
-            else:
-                contenders.append(reference)
-        rounds = Rounds({c.key: c.work for c in contenders}, clock_for(self.device))
-        if benchmark.disabled:
-            rounds.plan(1.0, 0.5)
-            benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=rounds.after, rounds=1, iterations=1)
-            return
-        rows = _Rows(self, subject, mode, size, side, test_id, flag)
-        for absent in left_out:
-            self.record(rows.absence(absent))
-            benchmark.extra_info[f"left_out_{absent.label}"] = absent.reason
-        peak, flops = self.peak, 0
-        meter = meter_for(self.device)
-        for contender in contenders:
-            if contender.replicate:
-                continue  # the same code on the same shapes: its counts and memory are the first one's
-            parameters = count_parameters(contender.work.model)
-            counted = count_flops(contender.work)
-            memory = meter.peak(contender.work)
-            held = resident(contender.work)
-            if memory.reserved is not None:
-                held["reserved"] = memory.reserved
-            self.record(rows.row(contender, "parameters", [parameters]))
-            self.record(rows.row(contender, "flops", [counted]))
-            self.record(rows.row(contender, "peak_memory", [memory.allocated], {"resident": held}))
-            if contender.role == "subject":
-                flops = counted
-                benchmark.extra_info.update(parameters=parameters, flops=counted, peak_memory=memory.allocated)
-            else:
-                benchmark.extra_info[f"peak_memory_{contender.label}"] = memory.allocated
-        what = f"{subject.architecture.name} of {subject.label}, {mode}"
         with undisturbed():
-            seconds = rounds.warm_up(self.budget / 2)
-            planned = rounds.plan(self.budget, seconds)
+            try:
+                contenders, left_out = self._contenders(rows)
+                if not benchmark.disabled:
+                    benchmark.extra_info.update(self._absences(rows, left_out), **self._statics(rows, contenders))
+                rounds = Rounds({c.key: c.work for c in contenders}, clock_for(self.device))
+                planned = 1 if benchmark.disabled else rounds.plan(self.budget, rounds.warm_up(self.budget / 2))
+            except Exception as error:
+                _fail(benchmark, error)
+                raise
+            what = f"{subject.who}, {mode}"
 
             def finish() -> None:
                 rounds.after()
@@ -141,75 +122,74 @@ class Measuring:
 
             self.progress(what, 0, planned)
             benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=finish, rounds=planned, iterations=1)
+        if not benchmark.disabled:
+            self._record_latencies(rows, contenders, rounds)
+            benchmark.extra_info.update(self._facts(rows, contenders, rounds, benchmark.extra_info["flops"]))
+
+    def _contenders(self, rows: Rows) -> tuple[list[Contender], list[LeftOut]]:
+        """The subject first, then its replicate, then the references."""
+        batch = random_batch(rows.batch_size, rows.input_size, self.device)
+        contenders, left_out = list(subject_contenders(rows.subject, rows.mode, batch)), []
+        for reference in reference_contenders(rows.subject, rows.mode, batch):
+            if isinstance(reference, LeftOut):
+                left_out.append(reference)
+            else:
+                contenders.append(reference)
+        return contenders, left_out
+
+    def _absences(self, rows: Rows, left_out: Sequence[LeftOut]) -> Facts:
+        for absent in left_out:
+            self.record(rows.absence(absent))
+        return {f"left_out_{absent.label}": absent.reason for absent in left_out}
+
+    def _statics(self, rows: Rows, contenders: Sequence[Contender]) -> Facts:
+        """Counts and memory, which one look settles; the replicate's are the subject's."""
+        facts: Facts = {"flag": rows.flag} if rows.flag else {}
+        meter = meter_for(self.device)
         for contender in contenders:
-            details: dict[str, Any] = {"clock": rounds.clock.name, "version": contender.version}
+            if contender.replicate:
+                continue
+            parameters, flops = count_parameters(contender.work.model), count_flops(contender.work)
+            peak = meter.peak(contender.work)
+            details: dict[str, Any] = {"resident": resident(contender.work)}
+            if peak.reserved is not None:
+                details["reserved"] = peak.reserved
+            self.record(rows.measurement(contender, "parameters", [parameters]))
+            self.record(rows.measurement(contender, "flops", [flops]))
+            self.record(rows.measurement(contender, "peak_memory", [peak.allocated], details))
+            if contender.role == "subject":
+                facts.update(parameters=parameters, flops=flops, peak_memory=peak.allocated)
+            else:
+                facts[f"peak_memory_{contender.label}"] = peak.allocated
+        return facts
+
+    def _record_latencies(self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds) -> None:
+        for position, contender in enumerate(contenders):
+            details: dict[str, Any] = {"clock": rounds.clock.name}
             if rounds.paces[contender.key]:
                 details["pace"] = rounds.paces[contender.key]
-            if contender is contenders[0]:
+            if position == 0:
                 keys = [c.key for c in contenders]
                 details["contenders"] = keys
                 details["orders"] = [[keys.index(k) for k in order] for order in rounds.orders]
-            self.record(rows.row(contender, "latency", rounds.samples[contender.key], details))
-        benchmark.extra_info.update(
-            summarise(
-                rounds.samples[contenders[0].key],
-                rounds.samples[contenders[1].key],
-                {c.label: rounds.samples[c.key] for c in contenders if c.role == "reference"},
-                batch_size=size,
-                flops=flops,
-                matmul_peak=peak,
-            )
-        )
-        if flag:
-            benchmark.extra_info["flag"] = flag
+            self.record(rows.measurement(contender, "latency", rounds.samples[contender.key], details))
 
-
-@dataclass(frozen=True)
-class _Rows:
-    """Makes the records of one comparison."""
-
-    measuring: Measuring
-    subject: Subject
-    mode: Mode
-    batch_size: int
-    input_size: int
-    test: str
-    flag: str
-
-    def row(
-        self,
-        contender: Contender,
-        quantity: Quantity,
-        samples: Sequence[float],
-        details: Mapping[str, Any] | None = None,
-    ) -> MeasurementRecord:
-        return MeasurementRecord(
-            run=self.measuring.run,
-            suite=self.subject.family.name,
-            architecture=self.subject.architecture.name,
-            subject=contender.label,
-            role=contender.role,
-            replicate=contender.replicate,
-            comparison=f"{self.subject.label}:{self.subject.architecture.name}-{self.mode}-b{self.batch_size}",
-            quantity=quantity,
-            samples=tuple(samples),
-            mode=self.mode,
-            device=str(self.measuring.device),
-            batch_size=self.batch_size,
-            input_size=self.input_size,
-            test=self.test,
-            flag=self.flag if contender.role == "subject" else "",
-            details=details or {},
+    def _facts(self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds, flops: int) -> Facts:
+        subject, replicate, *references = contenders
+        return summarise(
+            rounds.samples[subject.key],
+            rounds.samples[replicate.key],
+            {c.label: rounds.samples[c.key] for c in references},
+            batch_size=rows.batch_size,
+            flops=flops,
+            matmul_peak=self.peak,
         )
 
-    def absence(self, absent: LeftOut) -> CheckRecord:
-        return CheckRecord(
-            run=self.measuring.run,
-            suite=self.subject.family.name,
-            architecture=self.subject.architecture.name,
-            subject=self.subject.label,
-            check=f"measured_against_{absent.label}",
-            outcome="skipped",
-            message=absent.reason,
-            test=self.test,
-        )
+
+def _fail(benchmark: Benchmark, error: Exception) -> None:
+    """Let the benchmark fail with ``error``: left unused it would warn, and hide the reason behind the warning."""
+
+    def failing() -> None:
+        raise error
+
+    benchmark.pedantic(failing, setup=lambda: None, teardown=lambda: None, rounds=1, iterations=1)

@@ -195,7 +195,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Stem, seven stages of `MBConv`, a 1x1 convolution, global average pooling, dropout and a linear head.
+    """Stem, seven stages of `MBConv`, a 1x1 convolution (these nine are ``features``), pooling, dropout, linear head.
 
     ``width`` and ``depth`` are multipliers of B0. Stochastic depth grows linearly over the blocks from 0 towards
     ``drop_path`` at the end of the network. With ``fixed_ends`` (Lite) the stem, the head and the repeats of the first
@@ -219,10 +219,9 @@ class EfficientNet(nn.Module):
         recipe = recipe or Recipe()
         self.in_channels = in_channels
         stem_width, head_width = (c if fixed_ends else round_filters(c, width) for c in (STEM_WIDTH, HEAD_WIDTH))
-        self.stem = conv_norm(recipe, in_channels, stem_width, 3, stride=2)
+        stages: list[nn.Module] = [conv_norm(recipe, in_channels, stem_width, 3, stride=2)]
         ends = (0, len(STAGES) - 1) if fixed_ends else ()
         repeats = [s.repeats if i in ends else round_repeats(s.repeats, depth) for i, s in enumerate(STAGES)]
-        stages: list[nn.Module] = []
         in_width, position, total = stem_width, 0, sum(repeats)
         for setting, repeat in zip(STAGES, repeats, strict=True):
             setting = setting._replace(width=round_filters(setting.width, width))
@@ -231,8 +230,9 @@ class EfficientNet(nn.Module):
                 blocks.append(MBConv(recipe, in_width, setting, drop_path * position / total))
                 in_width, setting, position = setting.width, setting._replace(stride=1), position + 1
             stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
-        self.final = conv_norm(recipe, in_width, head_width)
+        stages.append(conv_norm(recipe, in_width, head_width))
+        # One container: called apart, the stages would keep the stem's large output alive until the last is done.
+        self.features = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(head_width, num_classes)
@@ -257,8 +257,7 @@ class EfficientNet(nn.Module):
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_channels}, height, width), "
                 "height and width at least 1"
             )
-        x = self.final(self.stages(self.stem(x)))
-        return self.classifier(self.dropout(torch.flatten(self.pool(x), 1)))
+        return self.classifier(self.dropout(torch.flatten(self.pool(self.features(x)), 1)))
 
 
 def check_arguments(
