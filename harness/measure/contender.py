@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.architecture import Architecture, Family
-from harness.measure.workload import CLASSES, WORKLOADS, Batch, Inference, Workload, liven, logits
+from harness.measure.workload import CLASSES, WORKLOADS, Batch, Workload, liven, logits
 from harness.outputs import describe
 from harness.records import Mode
 from harness.subjects import SubjectError, first_line
@@ -114,21 +114,15 @@ def _placed(model: nn.Module, batch: Batch) -> nn.Module:
 
 
 def _try(work: Workload, who: str, mode: Mode) -> None:
-    """One step, and one look at the output. Raises SubjectError naming mode and input."""
+    """One look at the output, then one step. Raises SubjectError naming mode and input."""
     where = f"{who}: {'inference' if mode == 'infer' else 'training step'} on {describe(work.batch.images)}"
+    expected = (work.batch.size, CLASSES)
     try:
-        output = _output(work)
+        with torch.inference_mode():
+            output = logits(work.model(work.batch.images))
+        if tuple(output.shape) == expected:
+            work()
     except Exception as error:
         raise SubjectError(f"{where} raised {type(error).__name__}: {first_line(error)}") from error
-    expected = (work.batch.size, CLASSES)
     if tuple(output.shape) != expected:
         raise SubjectError(f"{where} gave {describe(output)}; expected a tensor of shape {expected}")
-
-
-def _output(work: Workload) -> Tensor:
-    if isinstance(work, Inference):
-        with torch.inference_mode():
-            return logits(work.model(work.batch.images))
-    work()  # makes the optimizer's state, which later steps find
-    with torch.no_grad():
-        return logits(work.model(work.batch.images))

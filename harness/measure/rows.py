@@ -1,0 +1,69 @@
+"""Records of one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.measure.contender import Contender, LeftOut, Subject
+from harness.records import CheckRecord, MeasurementRecord, Mode, Quantity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the records of one comparison have in common. ``flag`` goes to the subject's own only."""
+
+    run: str
+    subject: Subject
+    mode: Mode
+    device: str
+    batch_size: int
+    input_size: int
+    test: str
+    flag: str
+
+    @property
+    def comparison(self) -> str:
+        """Name of what was measured together; unique in a run."""
+        return f"{self.subject.label}:{self.subject.architecture.name}-{self.mode}-b{self.batch_size}"
+
+    def measurement(
+        self,
+        contender: Contender,
+        quantity: Quantity,
+        samples: Sequence[float],
+        details: Mapping[str, Any] | None = None,
+    ) -> MeasurementRecord:
+        """Samples of one quantity of one contender."""
+        return MeasurementRecord(
+            run=self.run,
+            suite=self.subject.family.name,
+            architecture=self.subject.architecture.name,
+            subject=contender.label,
+            role=contender.role,
+            replicate=contender.replicate,
+            comparison=self.comparison,
+            quantity=quantity,
+            samples=tuple(samples),
+            mode=self.mode,
+            device=self.device,
+            batch_size=self.batch_size,
+            input_size=self.input_size,
+            test=self.test,
+            flag=self.flag if contender.role == "subject" else "",
+            details={"version": contender.version, **(details or {})},
+        )
+
+    def absence(self, absent: LeftOut) -> CheckRecord:
+        """A reference that took no part."""
+        return CheckRecord(
+            run=self.run,
+            suite=self.subject.family.name,
+            architecture=self.subject.architecture.name,
+            subject=self.subject.label,
+            check=f"measured_against_{absent.label}",
+            outcome="skipped",
+            message=absent.reason,
+            test=self.test,
+        )

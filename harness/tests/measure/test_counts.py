@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.measure.counts import count_flops, count_parameters
+from harness.measure.workload import Inference, Training, random_batch
+
+
+class Net(nn.Module):
+    """One layer, global average pooling, a head."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x).mean((2, 3)))
+        return out
+
+
+def test_inference_by_hand() -> None:
+    work = Inference(Net(nn.Conv2d(3, 8, 3, padding=1, bias=False), 8), random_batch(2, 16))
+    conv, head = 2 * 2 * 16 * 16 * 8 * 3 * 9, 2 * 2 * 8 * 1000
+    assert count_flops(work) == conv + head
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "forward"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 8, 2 * 2 * 16 * 16 * 8 * 3 * 9),
+        (nn.Conv2d(3, 9, 3, stride=2, padding=1, groups=3), 9, 2 * 2 * 8 * 8 * 9 * 1 * 9),
+        (nn.ConvTranspose2d(3, 6, 2, stride=2), 6, 2 * 2 * 16 * 16 * 3 * 6 * 4),
+        (nn.ConvTranspose2d(3, 6, 2, stride=2, groups=3), 6, 2 * 2 * 16 * 16 * 3 * 2 * 4),
+    ],
+    ids=["conv", "grouped", "transposed", "grouped-transposed"],
+)
+def test_training_step_by_hand(layer: nn.Module, width: int, forward: int) -> None:
+    """The images need no gradient, so the layer costs twice its forward pass and the head three times."""
+    work = Training(Net(layer, width), random_batch(2, 16))
+    assert count_flops(work) == 2 * forward + 3 * (2 * 2 * width * 1000)
+
+
+def test_both_gradients_of_a_depthwise_convolution() -> None:
+    layer = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 3, padding=1, groups=12))
+    work = Training(Net(layer, 12), random_batch(2, 16))
+    pointwise, depthwise = 2 * 2 * 256 * 3 * 12, 2 * 2 * 256 * 12 * 9
+    assert count_flops(work) == 2 * pointwise + 3 * depthwise + 3 * (2 * 2 * 12 * 1000)
+
+
+class AsksForValues(Net):
+    """Control flow that the meta device can't follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.abs().max().item() < 0:
+            raise AssertionError("no absolute value is negative")
+        return super().forward(x)
+
+
+def test_a_model_that_asks_for_values_is_counted_on_itself() -> None:
+    plain, asking = (Training(kind(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16)) for kind in (Net, AsksForValues))
+    assert count_flops(asking) == count_flops(plain)
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    work = Training(Net(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16))
+    before = {k: v.clone() for k, v in work.model.state_dict().items()}
+    count_flops(work)
+    assert all(torch.equal(before[k], v) for k, v in work.model.state_dict().items())
+    assert all(p.grad is None for p in work.model.parameters())
+    assert {p.device.type for p in work.model.parameters()} == {"cpu"}
+
+
+def test_shared_parameters_count_once() -> None:
+    layer = nn.Linear(4, 4)
+    assert count_parameters(nn.Sequential(layer, layer)) == 20

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from harness.measure.clock import Step
+from harness.measure.conditions import undisturbed
+from harness.measure.interleave import MOST_ROUNDS, WARM_UP_ROUNDS, BudgetError, Rounds
+from harness.measure.statistics import paired_ratio
+
+
+class ScriptedClock:
+    """Runs the step and says what the script says."""
+
+    name = "script"
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds = seconds
+        self.readings = 0
+
+    def latency(self, step: Step) -> float:
+        step()
+        self.readings += 1
+        return self.seconds(self.readings)
+
+    def pace(self, step: Step) -> float | None:
+        return None
+
+
+def nothing() -> None:
+    """A step."""
+
+
+def three(clock: ScriptedClock, calls: list[str], seed: int = 0) -> Rounds:
+    return Rounds({name: lambda name=name: calls.append(name) for name in "abc"}, clock, seed=seed)  # type: ignore[misc]
+
+
+def test_everyone_runs_once_per_round_in_the_order_recorded() -> None:
+    calls: list[str] = []
+    rounds = three(ScriptedClock(float), calls)
+    rounds.run(20)
+    assert calls == [name for order in rounds.orders for name in order]
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds.orders)
+    assert {len(s) for s in rounds.samples.values()} == {20}
+
+
+def test_samples_belong_to_their_round() -> None:
+    rounds = three(ScriptedClock(float), [])
+    rounds.run(10)
+    for i in range(10):
+        assert {rounds.samples[n][i] for n in "abc"} == {3.0 * i + 1, 3.0 * i + 2, 3.0 * i + 3}
+
+
+def test_order_is_random_and_repeatable() -> None:
+    first, again, other = (three(ScriptedClock(float), [], seed) for seed in (0, 0, 1))
+    for rounds in (first, again, other):
+        rounds.run(60)
+    assert first.orders == again.orders != other.orders
+    assert len(Counter(first.orders)) == 6  # 6 * (5/6)**60 = 1e-4 against it, and the seed is fixed
+
+
+def test_a_drifting_machine_does_not_bias_the_ratio() -> None:
+    """Each reading takes 0.5 % longer than the one before: back to back, 50 rounds each would differ by 28 %."""
+    rounds = Rounds({"a": nothing, "b": nothing}, ScriptedClock(lambda n: 1.005**n))
+    rounds.run(50)
+    assert paired_ratio(rounds.samples["a"], rounds.samples["b"]).ratio == pytest.approx(1.0, abs=0.0051)
+
+
+def test_rounds_beyond_the_plan_are_not_kept() -> None:
+    rounds = three(ScriptedClock(float), [])
+    rounds.planned = 2
+    rounds.run(5)
+    assert len(rounds.orders) == 2
+    assert {len(s) for s in rounds.samples.values()} == {2}
+
+
+def test_plan_fills_the_budget_and_names_the_one_needed() -> None:
+    rounds = three(ScriptedClock(float), [])
+    assert rounds.plan(10, 1.0) == 10
+    assert rounds.plan(1e6, 1.0) == MOST_ROUNDS
+    with pytest.raises(BudgetError, match=r"--budget 1: too small for 2 rounds; .* give at least --budget 5$"):
+        rounds.plan(1, 2.0)
+
+
+def test_warm_up_is_at_least_two_rounds_and_bounded() -> None:
+    calls: list[str] = []
+    three(ScriptedClock(float), calls).warm_up(seconds=0)
+    assert Counter(calls) == dict.fromkeys("abc", WARM_UP_ROUNDS[0])
+    calls.clear()
+    three(ScriptedClock(float), calls).warm_up(seconds=60)
+    assert WARM_UP_ROUNDS[0] <= Counter(calls)["a"] <= WARM_UP_ROUNDS[1]
+
+
+def test_undisturbed_puts_everything_back() -> None:
+    def profiler(*_: object) -> None:
+        return None
+
+    def inside() -> None:
+        with undisturbed():
+            seen.append((gc.isenabled(), sys.gettrace(), sys.getprofile()))
+            raise KeyError
+
+    seen: list[object] = []
+    tracer, before = sys.gettrace(), sys.getprofile()
+    sys.setprofile(profiler)
+    try:
+        with pytest.raises(KeyError):
+            inside()
+        after = sys.getprofile()
+    finally:
+        sys.setprofile(before)
+    assert seen == [(False, None, None)]
+    assert after is profiler
+    assert sys.gettrace() is tracer
+    assert gc.isenabled()
+
+
+def test_undisturbed_leaves_collection_off_where_it_was() -> None:
+    gc.disable()
+    try:
+        with undisturbed():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

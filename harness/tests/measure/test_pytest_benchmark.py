@@ -1,0 +1,75 @@
+"""The real fixture of pytest-benchmark, in a pytest of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = """
+import pytest
+import torch
+from harness.measure import interleave, peak
+from harness.measure.session import Measuring
+from harness.tests.measure.test_session import Subject
+
+interleave.MOST_ROUNDS = 7
+peak.SIDES = {"cpu": 64}
+
+
+@pytest.fixture
+def measure(benchmark, request):
+    measuring = Measuring(run="r", device=torch.device("cpu"), budget=60, record=lambda record: None)
+    return lambda subject, mode: measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid)
+"""
+TESTS = """
+import pytest
+from torch import nn
+from harness.tests.measure.test_session import Subject
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_speed(measure, mode):
+    measure(Subject(), mode)
+
+
+def test_wrong(measure):
+    measure(Subject(lambda classes: nn.Flatten()), "infer")
+"""
+
+
+def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", "pytest.ini", *options]
+    root = Path(__file__).parents[3]
+    environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TESTS)
+    return tmp_path
+
+
+def test_table_json_and_failures(folder: Path) -> None:
+    done = pytest_in(folder, "--benchmark-only", "--benchmark-json", "out.json", "-rA")
+    assert "2 passed, 1 failed" in done.stdout or "1 failed, 2 passed" in done.stdout, done.stdout
+    assert "PytestBenchmarkWarning" not in done.stdout
+    assert "tiny of mine: inference on a tensor (4, 3, 16, 16) of float32 gave a tensor (4, 768)" in done.stdout
+    rows = {b["name"]: b for b in json.loads((folder / "out.json").read_text())["benchmarks"]}
+    assert set(rows) == {"test_speed[infer]", "test_speed[train]"}
+    for row in rows.values():
+        assert row["stats"]["rounds"] == 7
+        # Both clocks surround the same seven calls, pytest-benchmark's from further out.
+        assert row["stats"]["median"] >= row["extra_info"]["latency_median"]
+        assert row["extra_info"]["parameters"] == 785_120
+
+
+def test_disabled_benchmarks_pass(folder: Path) -> None:
+    done = pytest_in(folder, "--benchmark-disable", "-k", "speed")
+    assert "2 passed" in done.stdout, done.stdout

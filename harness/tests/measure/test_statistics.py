@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.measure.statistics import (
+    MINIMUM_ROUNDS,
+    RatioEstimate,
+    Verdict,
+    latency_percentiles,
+    noise_floor,
+    paired_ratio,
+    throughput,
+    verdict,
+)
+
+times = st.floats(1e-4, 1e2)
+rounds_of_two = st.lists(st.tuples(times, times), min_size=1, max_size=12)
+
+
+def test_ratio_is_of_throughputs() -> None:
+    estimate = paired_ratio([1.0] * 8, [2.0] * 8)
+    assert estimate == RatioEstimate(ratio=2.0, low=2.0, high=2.0, rounds=8)
+
+
+@given(rounds_of_two)
+def test_ratio_lies_in_its_interval_and_swapping_inverts_it(pairs: list[tuple[float, float]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    there, back = paired_ratio(a, b), paired_ratio(b, a)
+    assert there.low <= there.ratio <= there.high
+    assert there.ratio == pytest.approx(1 / back.ratio)
+
+
+@given(rounds_of_two, st.floats(0.01, 100))
+def test_a_disturbance_of_whole_rounds_cancels(pairs: list[tuple[float, float]], slowdown: float) -> None:
+    a, b = np.array(pairs).T
+    slow = np.where(np.arange(len(a)) % 2, slowdown, 1.0)
+    assert paired_ratio(a * slow, b * slow).ratio == pytest.approx(paired_ratio(a, b).ratio)
+
+
+def test_one_round_has_no_bound() -> None:
+    estimate = paired_ratio([1.0], [3.0])
+    assert (estimate.low, estimate.high) == (0.0, math.inf)
+    assert noise_floor([1.0], [1.0]) == math.inf
+
+
+@pytest.mark.parametrize("rounds", [MINIMUM_ROUNDS, 9, 20])
+def test_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
+    """The order-statistic interval holds the median with at least 0.95; over 200 draws fewer than 175 have p < 1e-4."""
+    random = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        noise = np.exp(0.02 * random.standard_t(2, size=rounds))
+        estimate = paired_ratio(np.ones(rounds), 1.03 * noise)
+        held += estimate.low <= 1.03 <= estimate.high
+    assert held >= 175
+
+
+def test_noise_floor_is_the_farther_bound() -> None:
+    random = np.random.default_rng(2)
+    a, b = np.exp(0.01 * random.standard_normal((2, 30)))
+    estimate = paired_ratio(a, b)
+    assert noise_floor(a, b) == pytest.approx(max(abs(math.log(estimate.low)), abs(math.log(estimate.high))))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "rounds", "floor", "expected"),
+    [
+        (1.10, 1.05, 1.15, 20, 0.02, "faster"),
+        (0.90, 0.85, 0.95, 20, 0.02, "slower"),
+        (1.10, 0.99, 1.20, 20, 0.02, "no difference seen"),  # the interval covers 1
+        (1.01, 1.005, 1.02, 20, 0.02, "no difference seen"),  # under the floor
+        (1.00, 1.00, 1.00, 20, 0.0, "no difference seen"),
+        (1.10, 1.05, 1.15, MINIMUM_ROUNDS - 1, 0.02, "cannot tell"),
+        (1.10, 1.05, 1.15, 20, math.inf, "cannot tell"),
+    ],
+)
+def test_verdict(ratio: float, low: float, high: float, rounds: int, floor: float, expected: Verdict) -> None:
+    assert verdict(RatioEstimate(ratio=ratio, low=low, high=high, rounds=rounds), floor) == expected
+
+
+def test_percentiles_and_throughput() -> None:
+    latency = latency_percentiles(np.arange(1, 101) / 100)
+    assert latency.median == pytest.approx(0.505)
+    assert latency.p95 == pytest.approx(0.9505)
+    assert latency.p99 == pytest.approx(0.9901)
+    assert throughput([0.5, 0.25, 1.0], batch_size=8) == 16
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_times_are_named(bad: float) -> None:
+    with pytest.raises(ValueError, match="not a possible time; suspect the clock"):
+        paired_ratio([1.0, bad], [1.0, 1.0])
+
+
+def test_unpaired_and_empty_samples_are_named() -> None:
+    with pytest.raises(ValueError, match="2 rounds of the subject against 1 of the reference"):
+        paired_ratio([1.0, 1.0], [1.0])
+    with pytest.raises(ValueError, match="expected a row of times"):
+        latency_percentiles([])
+
+
+def test_reports_can_use_it_where_torch_is_not_installed() -> None:
+    program = "import sys, harness.measure.statistics; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
