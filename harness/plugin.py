@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.checks import BREADTH, check_names, find_check
-from harness.records import CheckRecord, Outcome
+from harness.records import CheckRecord, Mode, Outcome
 from harness.session import Session
 from harness.store import StoreError
 from harness.strategies import PROFILE, register_profiles
@@ -143,6 +143,19 @@ def published(request: pytest.FixtureRequest, session: Session) -> Workbench:
 def check(request: pytest.FixtureRequest) -> str:
     """Name of the check to run, see `judge`."""
     return str(request.param)
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench) -> Callable[[Mode], None]:
+    """Measure the subject in ``infer`` or ``train`` mode, interleaved with its references, through `benchmark`."""
+    benchmark = request.getfixturevalue("benchmark")
+    subject.close()  # conformance's models take memory that the measurement should not see
+    measuring = session.measuring(request.config.pluginmanager.get_plugin("terminalreporter"))
+
+    def run(mode: Mode) -> None:
+        measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid, flag=session.flag(subject.subject))
+
+    return run
 
 
 def judge(bench: Workbench, check: str) -> None:

@@ -15,6 +15,8 @@ from harness.store import RunStore, StoreError, new_run_id
 from harness.subjects import RequestError, Subject, check_patterns, families, given_subjects, own_subjects
 
 if TYPE_CHECKING:
+    from harness.measure.progress import Terminal
+    from harness.measure.session import Measuring
     from harness.workbench import Workbench
 
 FEW = 2
@@ -40,6 +42,7 @@ class Session:
     records: list[Record] = field(default_factory=list)
     store_error: str = ""
     _bench: Workbench | None = None
+    _measuring: Measuring | None = None
 
     def validate(self) -> None:
         """Raise RequestError where the request makes no sense."""
@@ -61,7 +64,8 @@ class Session:
     def subjects(self, family: Family) -> list[Subject]:
         """The implementations of ``family`` that this invocation judges."""
         if not self.specs:
-            return own_subjects(family, self.patterns)
+            everything = self.device.startswith("cuda")  # a GPU has time for every member
+            return own_subjects(family, self.patterns, everything=everything)
         return [s for spec in self.specs for s in given_subjects(spec, family, self.patterns)]
 
     def in_depth(self, subject: Subject, among: Sequence[Subject]) -> bool:
@@ -81,6 +85,23 @@ class Session:
                 subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend
             )
         return self._bench
+
+    def measuring(self, terminal: Terminal | None) -> Measuring:
+        """What the benchmarks share; the machine's matmul peak is measured once."""
+        import torch
+
+        from harness.measure.progress import TerminalProgress, silent
+        from harness.measure.session import Measuring
+
+        if self._measuring is None:
+            self._measuring = Measuring(
+                run=self.run,
+                device=torch.device(self.device),
+                budget=self.budget,
+                record=self.record,
+                progress=TerminalProgress(terminal) if terminal is not None else silent,
+            )
+        return self._measuring
 
     def open_store(self) -> None:
         """Make the run's folder and write the environment. Raises StoreError."""

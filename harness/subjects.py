@@ -182,8 +182,8 @@ def check_patterns(patterns: Sequence[str], known: Sequence[Family]) -> None:
             raise RequestError(f"--arch {pattern}: no such architecture; known: {names}")
 
 
-def own_subjects(family: Family, patterns: Sequence[str]) -> list[Subject]:
-    """The suite's own models: the default members, or those that ``--arch`` selects."""
+def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = False) -> list[Subject]:
+    """The suite's own models: the default members, or all (``everything``), or those that ``--arch`` selects."""
     return [
         Subject(
             label="ours",
@@ -194,7 +194,7 @@ def own_subjects(family: Family, patterns: Sequence[str]) -> list[Subject]:
             module=lambda: importlib.import_module(family.model),
         )
         for architecture in family.architectures
-        if (any(architecture.matches(p) for p in patterns) if patterns else architecture.default)
+        if (any(architecture.matches(p) for p in patterns) if patterns else everything or architecture.default)
     ]
 
 
