@@ -125,7 +125,7 @@ class AttentionFinder:
     def _scale(self, softmax: Node, scores: Node) -> float | None:
         """Product of the constant factors between projections and softmax."""
         scale = 1.0
-        starts = [softmax.operands[0].elements] + [a.elements for a in scores.args if hasattr(a, "elements")][-2:]
+        starts = [softmax.operands[0].elements, *[a.elements for a in scores.args if hasattr(a, "elements")][-2:]]
         for start in starts:
             elements: Elements | None = start
             while elements is not None:

@@ -27,7 +27,7 @@ ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "addcmul", "addcdiv"
 
 @dataclass(eq=False)
 class Layer:
-    """An operation with parameters (or attention), in a form that does not depend on how it was written."""
+    """An operation with parameters (or attention), in a form independent of how it was written."""
 
     number: int
     kind: str
@@ -46,6 +46,9 @@ class Layer:
     feature_dim: int = 1
     """The dimension of the main operation's result that the features lie on."""
     chain: list[Node] = field(default_factory=list)
+    """The further operations of a norm, scale or embedding that is written by hand."""
+    ports: dict[str, Elements] = field(default_factory=dict)
+    """Of attention: what its ``q``, ``k`` and ``v`` are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -222,6 +225,7 @@ class _Reader:
         layer = self._add("attention", {}, node, node.output, parts["v"])
         layer.before = frozenset((n, port) for port, part in parts.items() for n, _ in self._frontier(part))
         layer.hyper = hyper
+        layer.ports = parts
         self.attention.parts[layer.number] = parts
         return layer
 

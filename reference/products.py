@@ -71,7 +71,7 @@ def _weight(state: Elements, data: Elements, swapped: bool) -> tuple[Elements, T
     blocks = [codes[codes[:, 0, 0].tolist().index(first)] for first in firsts]  # each (in, out)
     if len(blocks) == 1:
         return from_codes(blocks[0].t()), None
-    starts = data.codes()[: len(blocks), 0, 0].tolist() if not swapped else data.codes()[: len(blocks), 0, 0].tolist()
+    starts = data.codes()[: len(blocks), 0, 0].tolist()
     if len(set(starts)) == 1:  # all heads read the same activations: their outputs stand side by side
         return from_codes(torch.cat([block.t() for block in blocks])), torch.tensor(firsts)
     return from_codes(torch.cat([block.t() for block in blocks], dim=1)), torch.tensor(firsts)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from reference.provenance import CONSTANT, Elements, Ledger
 from reference.untouched import untouched
@@ -109,6 +109,7 @@ class _Recorder(TorchDispatchMode):
         for name, tensor in self.state.items():
             self._declare_state(name, tensor)
         self.sources.append(_source(len(self.sources), "input", sample, dynamic=True))
+        self.sources[-1].value = sample if keep_values else None
         self.ledger.declare(sample, len(self.sources) - 1)
 
     def _declare_state(self, name: str, tensor: Tensor) -> None:
@@ -188,7 +189,7 @@ class _Recorder(TorchDispatchMode):
             if output.numel() == 0:
                 continue
             source = _source(len(self.sources), "result", output, node=node.index, dynamic=dynamic)
-            if self.keep_values and dynamic:
+            if self.keep_values:
                 source.value = output.detach().clone()
             self.sources.append(source)
             self.ledger.result(output, source.number)

@@ -146,9 +146,9 @@ class Transfer:
         """Pair parameters that no operation used on either side where name and shape agree."""
         ours, theirs = set(self._ours.open(buffers=False)), self._theirs.open(buffers=False)
         for name in theirs:
-            if name in ours and self._ours.state[name].shape == self._theirs.state[name].shape:
-                if name not in self._ours.covered and name not in self._theirs.covered:
-                    self.add(self._ours.elements(name), self._theirs.elements(name))
+            untouched = name not in self._ours.covered and name not in self._theirs.covered
+            if untouched and name in ours and self._ours.state[name].shape == self._theirs.state[name].shape:
+                self.add(self._ours.elements(name), self._theirs.elements(name))
 
     def unmatched(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(subject's, reference's) names left without a counterpart: parameters, and buffers used by a layer."""
