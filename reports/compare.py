@@ -57,8 +57,10 @@ class Comparison:
         said = f"{', '.join(clauses)} ({count(self.unchanged, 'check')} unchanged)" if clauses else ""
         said = said or (f"All {count(self.unchanged, 'check')} as before" if self.unchanged else "No check in common")
         if len(self.speeds):
-            same = len(self.speeds) - int(speed.get("faster", 0)) - int(speed.get("slower", 0))
-            said += f"; {speed.get('faster', 0)} faster, {speed.get('slower', 0)} slower, {same} without a change seen"
+            named = {"faster": "faster", "slower": "slower", "no difference seen": "without a change seen"}
+            judged = [f"{speed.get(verdict, 0)} {words}" for verdict, words in named.items()]
+            rest = len(self.speeds) - sum(int(speed.get(verdict, 0)) for verdict in named)
+            said += f"; {', '.join(judged)}" + (f", {rest} not judged" if rest else "")
         if len(self.memory):
             said += f"; {memory.get('larger', 0)} with more memory, {memory.get('smaller', 0)} with less"
         return said + "."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.charts import PALETTE, Chart, inline_data, specification
+from reports.drawing import GREY, PALETTE, Chart, inline_data, legend, logarithmic, specification
 from reports.tables import csv_address
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ def scaling_charts(frame: pd.DataFrame) -> list[Chart]:
     if measured["architecture"].nunique() < 2:
         return []
     names = list(dict.fromkeys([*measured["subject"], *frame["subject"]]))
-    colours = [PALETTE[i % len(PALETTE)] if name != "published" else "#8b949e" for i, name in enumerate(names)]
+    shades = {n: PALETTE[i % len(PALETTE)] if n != "published" else GREY for i, n in enumerate(names)}
     charts = []
-    for field, title, unit, scale in PANELS:
+    for field, title, unit, factor in PANELS:
         rows = [
             {
                 "member": row["architecture"].removeprefix("efficientnet_").upper(),
                 "implementation": row["subject"],
                 "source": row["source"],
-                "value": row[field] * scale,
+                "value": row[field] * factor,
                 "pixels": row["input_size"],
             }
             for row in frame.to_dict("records")
@@ -67,25 +67,27 @@ def scaling_charts(frame: pd.DataFrame) -> list[Chart]:
         ]
         if not rows:
             continue
+        held = [name for name in names if any(row["implementation"] == name for row in rows)]
+        colours = alt.Scale(domain=held, range=[shades[name] for name in held])
+        scale, axis = logarithmic([row["value"] for row in rows])
+        published = alt.datum.source == "published"
         base = alt.Chart(inline_data(rows)).encode(
             x=alt.X("member:N", title=None).axis(labelAngle=0),
-            y=alt.Y("value:Q", title=unit).scale(type="log"),
-            color=alt.Color("implementation:N", title=None).scale(domain=names, range=colours).legend(orient="top"),
+            y=alt.Y("value:Q", title=unit, scale=scale, axis=axis),
+            color=alt.Color("implementation:N", title=None, scale=colours, legend=legend()),
             tooltip=["member:N", "implementation:N", "pixels:Q", alt.Tooltip("value:Q", title=unit)],
         )
-        dashes = alt.condition(alt.datum.source == "published", alt.value([5, 4]), alt.value([1, 0]))
         layers = alt.layer(
-            base.mark_line(strokeWidth=2).encode(strokeDash=dashes),
-            base.mark_point(size=55, filled=True),
+            base.mark_line(strokeWidth=2).transform_filter(~published),
+            base.mark_point(size=55, filled=True, opacity=1).transform_filter(~published),
+            base.mark_point(size=190, filled=False, strokeWidth=2).transform_filter(published),
         )
-        spec = specification(layers, rows=0)
-        spec["height"] = 220
         charts.append(
             Chart(
                 name=f"scaling-{field.replace('_', '-')}",
                 title=title,
                 caption=_caption(field, unit, frame),
-                spec=spec,
+                spec=specification(layers, height=220),
                 csv=csv_address(frame[["architecture", "subject", "source", "input_size", field]]),
             )
         )
@@ -97,9 +99,12 @@ def _caption(field: str, unit: str, frame: pd.DataFrame) -> str:
         return f"What the scaling costs on this machine, at the median of inference; {unit}, logarithmic scale."
     sizes = frame.groupby("architecture")["input_size"].nunique()
     apart = field == "multiply_adds" and bool((sizes > 1).any())
-    return f"Measured and published lie on each other where the scaling is right; {unit}, logarithmic scale." + (
-        " Some were measured at another image size than published (see the data): those may lie apart." if apart else ""
+    said = (
+        f"Rings are published figures; each holds its point where the scaling is right. In {unit}, logarithmic scale."
     )
+    if apart:
+        said += " Some were measured at another image size than published (see the data): those may lie apart."
+    return said
 
 
 def _published(rows: pd.DataFrame) -> dict[str, float]:

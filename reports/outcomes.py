@@ -27,6 +27,8 @@ MEANING: Mapping[str, str] = {
 }
 LONGEST_MESSAGE = 20_000
 """Characters of a message that the page shows; ``records.jsonl`` has all of it."""
+LONGEST_NAME = 80
+"""Characters of a name in a sentence."""
 LAYER_COLUMNS: Mapping[str, str] = {
     "kind": "kind",
     "subject": "subject",
@@ -214,4 +216,5 @@ def _shortened(text: str) -> str:
 
 
 def _some(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    short = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names[:most]]
+    return ", ".join(short) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reports import amounts, outcomes, sections
-from reports.charts import Chart, bar_chart, change_chart, heat_chart, implementations, latency_chart, ratio_charts
+from reports.charts import bar_chart, change_chart, heat_chart, implementations, latency_chart, ratio_charts
 from reports.compare import Comparison, compare
+from reports.drawing import Chart
 from reports.families import scaling, scaling_charts
 from reports.frames import Run, load, ratios, speeds
 from reports.mutants import read_strength
@@ -57,7 +58,7 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
     charts = _charts(run, ratio_frame, speed_frame, comparison)
     strength, trouble = read_strength(run.folder)
     if strength is not None and len(strength.cells):
-        charts["strength"] = [heat_chart(strength.cells, caption=sections.KILLS)]
+        charts["strength"] = [heat_chart(strength.cells, list(strength.mutants["name"]), caption=sections.KILLS)]
     drawn = [chart for group in charts.values() for chart in group]
     return _template().render(
         run=run,

@@ -27,17 +27,19 @@ LOOKS = {
     "killed by another check only": "bad",
     "not ranked": "flagged",
 }
+WHAT = (Column(label="architecture", field="architecture"), Column(label="mode", field="mode"))
 WHERE = (
-    Column(label="architecture", field="architecture"),
-    Column(label="mode", field="mode"),
     Column(label="batch", field="batch_size", numeric=True),
+    Column(label="pixels", field="input_size", numeric=True),
     Column(label="device", field="device"),
+    Column(label="dtype", field="dtype"),
 )
 
 
 def speed_tables(ratios: pd.DataFrame, speeds: pd.DataFrame) -> list[Table]:
     """Ratios, throughput and latency, memory and arithmetic; those that have rows."""
     implementation = Column(label="implementation", field="subject")
+    several = speeds.loc[speeds["role"] == "subject", "subject"].nunique() > 1
     tables = [
         table(
             "ratios",
@@ -45,13 +47,14 @@ def speed_tables(ratios: pd.DataFrame, speeds: pd.DataFrame) -> list[Table]:
             ratios.assign(interval=_intervals(ratios), remark=_remarks(ratios)),
             (
                 Column(label="subject", field="subject"),
-                *WHERE,
+                *WHAT,
                 Column(label="reference", field="reference", write=lambda name: name or "none"),
+                Column(label="verdict", field="verdict"),
                 Column(label="throughput", field="ratio", write=amounts.ratio, numeric=True),
                 Column(label="95 % interval", field="interval"),
                 Column(label="noise floor", field="noise_floor", write=amounts.band, numeric=True),
-                Column(label="verdict", field="verdict"),
                 Column(label="memory", field="memory_ratio", write=amounts.ratio, numeric=True),
+                *WHERE,
                 Column(label="rounds", field="rounds", numeric=True),
                 Column(label="remark", field="remark"),
             ),
@@ -63,14 +66,16 @@ def speed_tables(ratios: pd.DataFrame, speeds: pd.DataFrame) -> list[Table]:
         table(
             "speeds",
             "Throughput and latency of one batch; with under 100 rounds p99 is near the slowest round",
-            speeds,
+            speeds.assign(beside=_beside(speeds)),
             (
                 implementation,
-                *WHERE,
+                *([Column(label="beside", field="beside")] if several else []),
+                *WHAT,
                 Column(label="throughput, images/s", field="images_per_second", write=amounts.number, numeric=True),
                 Column(label="median", field="median", write=amounts.seconds, numeric=True),
                 Column(label="p95", field="p95", write=amounts.seconds, numeric=True),
                 Column(label="p99", field="p99", write=amounts.seconds, numeric=True),
+                *WHERE,
                 Column(label="rounds", field="rounds", numeric=True),
                 Column(label="flagged", field="flag"),
             ),
@@ -82,15 +87,17 @@ def speed_tables(ratios: pd.DataFrame, speeds: pd.DataFrame) -> list[Table]:
         table(
             "memory",
             "Peak memory, size and arithmetic; a multiply-add is two FLOP",
-            speeds,
+            speeds.assign(beside=_beside(speeds)),
             (
                 implementation,
-                *WHERE,
+                *([Column(label="beside", field="beside")] if several else []),
+                *WHAT,
                 Column(label="peak memory", field="peak_memory", write=amounts.size, numeric=True),
                 Column(label="parameters", field="parameters", write=amounts.number, numeric=True),
                 Column(label="FLOP of a batch", field="flops", write=amounts.flops, numeric=True),
                 Column(label="achieved", field="achieved", write=amounts.rate, numeric=True),
                 Column(label="of matmul peak", field="peak_share", write=amounts.percent, numeric=True),
+                *WHERE,
                 Column(label="flagged", field="flag"),
             ),
             sunk="flag",
@@ -128,14 +135,15 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             speeds,
             (
                 subject,
-                *WHERE,
+                *WHAT,
                 Column(label="reference", field="reference", write=lambda name: name or "none"),
+                Column(label="verdict", field="verdict"),
                 Column(label="before", field="ratio_before", write=amounts.ratio, numeric=True),
                 Column(label="after", field="ratio_after", write=amounts.ratio, numeric=True),
                 Column(label="change", field="change", write=amounts.ratio, numeric=True),
                 Column(label="95 % interval", field="interval"),
                 Column(label="noise of both", field="floor", write=amounts.band, numeric=True),
-                Column(label="verdict", field="verdict"),
+                *WHERE,
                 Column(label="remark", field="remark"),
             ),
             sunk="flag",
@@ -147,11 +155,12 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             comparison.memory,
             (
                 subject,
-                *WHERE,
+                *WHAT,
+                Column(label="verdict", field="verdict"),
                 Column(label="before", field="before", write=amounts.size, numeric=True),
                 Column(label="after", field="after", write=amounts.size, numeric=True),
                 Column(label="change", field="change", write=amounts.ratio, numeric=True),
-                Column(label="verdict", field="verdict"),
+                *WHERE,
             ),
             look=_look,
         ),
@@ -206,6 +215,15 @@ def _intervals(frame: pd.DataFrame) -> list[str]:
     return [amounts.interval(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
 
 
+def _beside(speeds: pd.DataFrame) -> list[str]:
+    """Per row, the subjects in whose comparison a reference was measured."""
+    subjects = speeds[speeds["role"] == "subject"].groupby("comparison")["subject"].agg(", ".join).to_dict()
+    return [
+        "" if role == "subject" else str(subjects.get(comparison, ""))
+        for role, comparison in zip(speeds["role"], speeds["comparison"], strict=True)
+    ]
+
+
 def _remarks(frame: pd.DataFrame) -> list[str]:
     """Why a row isn't ranked, then why there is no ratio or verdict."""
     return ["; ".join(said for said in pair if said) for pair in zip(frame["flag"], frame["note"], strict=True)]
@@ -214,4 +232,6 @@ def _remarks(frame: pd.DataFrame) -> list[str]:
 def _look(column: Column, row: dict[str, Any]) -> str:
     if column.field in ("verdict", "change", "state") and isinstance(row[column.field], str):
         return "badge " + LOOKS.get(row[column.field], "plain")
-    return "flagged" if column.field == "flag" and row["flag"] else ""
+    if column.field in ("remark", "flag", "bug", "message"):
+        return "remark flagged" if row.get("flag") else "remark"
+    return "brief" if column.field == "interval" else ""
