@@ -24,13 +24,15 @@ class Clock(Protocol):
     """Times steps. Every contender of a comparison is timed by the same one."""
 
     name: str
+    has_pace: bool
+    """Whether a device kept busy takes another time per step than the latency of one."""
 
     def latency(self, step: Step) -> float:
         """Wall-clock seconds from the call until all of the step's work is done."""
         ...
 
-    def pace(self, step: Step) -> float | None:
-        """Seconds per step while the device is kept busy; None where that is nothing else than the latency."""
+    def pace(self, step: Step) -> float:
+        """Seconds per step while the device is kept busy; the latency where there is no other."""
         ...
 
 
@@ -38,6 +40,7 @@ class CpuClock:
     """`time.perf_counter_ns`, which is monotonic."""
 
     name = "time.perf_counter_ns"
+    has_pace = False
 
     def latency(self, step: Step) -> float:
         """Wall-clock seconds of one call."""
@@ -45,15 +48,16 @@ class CpuClock:
         step()
         return possible((time.perf_counter_ns() - start) * 1e-9, self.name)
 
-    def pace(self, step: Step) -> float | None:
-        """None: the CPU runs a step when it is called."""
-        return None
+    def pace(self, step: Step) -> float:
+        """The latency: the CPU runs a step when it is called."""
+        return self.latency(step)
 
 
 class CudaClock:
     """Wall clock with a synchronisation before and after; CUDA events around steps without one in between."""
 
     name = "time.perf_counter_ns with torch.cuda.synchronize, torch.cuda.Event"
+    has_pace = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -66,7 +70,7 @@ class CudaClock:
         torch.cuda.synchronize(self.device)
         return possible((time.perf_counter_ns() - start) * 1e-9, self.name)
 
-    def pace(self, step: Step) -> float | None:
+    def pace(self, step: Step) -> float:
         """Seconds per step over `BURST` steps, by events on the current stream."""
         start: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -90,7 +94,7 @@ def clock_for(device: torch.device) -> Clock:
 
 def possible(seconds: float, clock: str) -> float:
     """``seconds``, unless no work can take that long. Raises ClockError naming the clock."""
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ClockError(
             f"clock {clock}: a step took {seconds!r} s; no work takes that, so no time of it can be trusted"
         )

@@ -6,7 +6,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from harness.measure.clock import Clock, Step
 
@@ -18,6 +18,9 @@ SETTLED = 1.05
 """Warm-up ends with a round that takes at most this multiple of the fastest one before it."""
 
 
+_Turn = tuple[Step, Callable[[float], None]]
+
+
 class BudgetError(ValueError):
     """The budget has no room for two rounds; the message names the one that has."""
 
@@ -25,10 +28,10 @@ class BudgetError(ValueError):
 class Rounds:
     """Times contenders interleaved. The first one is the lead: the one that a benchmark harness drives.
 
-    Per round call `before`, `lead`, `after`, or `run` for all of them. Disturbances of the machine last longer than a
-    step, so that they hit all contenders of a round, and the random order leaves no contender in a better place.
-    ``samples[name][i]`` is the latency in round ``i``, ``paces`` the same for the device's own clock where it has one,
-    ``orders[i]`` the order.
+    Call `plan`, then per round `before`, `lead` and `after`, or `run` for all of them. Disturbances of the machine last
+    longer than a step, so that they hit all contenders of a round, and the random order leaves no contender in a better
+    place. ``samples[name][i]`` is the latency in round ``i`` and ``orders[i]`` the order; ``paces`` is the same for the
+    device's own clock where it has one.
     """
 
     def __init__(self, contenders: Mapping[str, Step], clock: Clock, *, seed: int = 0) -> None:
@@ -38,9 +41,11 @@ class Rounds:
         self.samples: dict[str, list[float]] = {name: [] for name in contenders}
         self.paces: dict[str, list[float]] = {name: [] for name in contenders}
         self.orders: list[tuple[str, ...]] = []
-        self.planned = MOST_ROUNDS
-        self._random = random.Random(seed)
-        self._order: tuple[str, ...] = ()
+        self.done = 0
+        self._seed = seed
+        # Between steps the caches are the steps': what is looked up or drawn there costs ten times its usual time.
+        self._schedule: list[tuple[tuple[_Turn, ...], tuple[_Turn, ...]]] = []
+        self._turns: dict[str, _Turn] = {n: (step, self.samples[n].append) for n, step in contenders.items()}
 
     def warm_up(self, seconds: float) -> float:
         """Untimed rounds until they have settled, or `seconds` are spent; at least two. Seconds of the last one."""
@@ -51,60 +56,67 @@ class Rounds:
             start = time.perf_counter()
             for step in self.contenders.values():
                 self.clock.latency(step)
-                self.clock.pace(step)
+                if self.clock.has_pace:
+                    self.clock.pace(step)
             took = time.perf_counter() - start
             if done >= fewest and (took <= fastest * SETTLED or time.perf_counter() - began > seconds):
                 break
             fastest = min(fastest, took)
         return took
 
-    def plan(self, budget: float, round_seconds: float) -> int:
-        """How many rounds fit in ``budget`` seconds. Raises BudgetError where two don't."""
-        fitting = int(budget / round_seconds)
-        if fitting < FEWEST_ROUNDS:
-            raise BudgetError(
-                f"--budget {budget:g}: too small for {FEWEST_ROUNDS} rounds; one round of {len(self.contenders)} "
-                f"contenders takes {round_seconds:.2g} s here, so give at least "
-                f"--budget {math.ceil(FEWEST_ROUNDS * round_seconds * 1.1)}"
-            )
-        self.planned = min(fitting, MOST_ROUNDS)
-        return self.planned
+    def plan(self, rounds: int) -> int:
+        """Draw the orders of that many rounds; returns their number."""
+        draw = random.Random(self._seed)
+        names = list(self.contenders)
+        self.orders = [tuple(draw.sample(names, len(names))) for _ in range(rounds)]
+        for order in self.orders:
+            lead = order.index(self.leader)
+            turns = tuple(self._turns[name] for name in order)
+            self._schedule.append((turns[:lead], turns[lead + 1 :]))
+        return rounds
 
     def before(self) -> None:
-        """Draw this round's order and time those that come before the lead."""
+        """Time those that come before the lead in this round's order."""
         gc.collect(0)  # cycles that the last round left would otherwise pile up while collection is off
-        self._order = tuple(self._random.sample(list(self.contenders), len(self.contenders)))
-        for name in self._order[: self._order.index(self.leader)]:
-            self._time(name)
+        self._time(self._schedule[self.done % len(self._schedule)][0])
 
     def lead(self) -> None:
         """Time the lead."""
-        self._time(self.leader)
+        step, keep = self._turns[self.leader]
+        keep(self.clock.latency(step))
 
     def after(self) -> None:
         """Time those that come after the lead, and close the round."""
-        for name in self._order[self._order.index(self.leader) + 1 :]:
-            self._time(name)
-        if self._kept:
-            for name in self._order:
-                pace = self.clock.pace(self.contenders[name])
-                if pace is not None:
-                    self.paces[name].append(pace)
-            self.orders.append(self._order)
+        self._time(self._schedule[self.done % len(self._schedule)][1])
+        if self.clock.has_pace:
+            for name in self.orders[self.done % len(self.orders)]:
+                self.paces[name].append(self.clock.pace(self.contenders[name]))
+        self.done += 1
 
-    def run(self, rounds: int) -> None:
-        """That many rounds."""
-        for _ in range(rounds):
+    def run(self) -> None:
+        """All rounds planned."""
+        for _ in range(len(self.orders)):
             self.before()
             self.lead()
             self.after()
 
-    @property
-    def _kept(self) -> bool:
-        """Whether the current round counts: a profiler asks for more of them than planned."""
-        return len(self.orders) < self.planned
+    def trim(self) -> None:
+        """Let go of rounds beyond the plan; pytest-benchmark's profiling asks for some."""
+        for kept in (*self.samples.values(), *self.paces.values()):
+            del kept[len(self.orders) :]
 
-    def _time(self, name: str) -> None:
-        seconds = self.clock.latency(self.contenders[name])
-        if self._kept:
-            self.samples[name].append(seconds)
+    def _time(self, turns: tuple[_Turn, ...]) -> None:
+        latency = self.clock.latency
+        for step, keep in turns:
+            keep(latency(step))
+
+
+def rounds_within(budget: float, round_seconds: float) -> int:
+    """How many rounds of ``round_seconds`` fit in ``budget`` seconds. Raises BudgetError where two don't."""
+    fitting = int(budget / round_seconds)
+    if fitting < FEWEST_ROUNDS:
+        raise BudgetError(
+            f"--budget {budget:g}: too small for {FEWEST_ROUNDS} rounds; one round of all contenders takes "
+            f"{round_seconds:.2g} s here, so give at least --budget {math.ceil(FEWEST_ROUNDS * round_seconds * 1.1)}"
+        )
+    return min(fitting, MOST_ROUNDS)

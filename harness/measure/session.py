@@ -15,7 +15,7 @@ from harness.measure.conditions import undisturbed
 from harness.measure.contender import Contender, LeftOut, Subject, reference_contenders, subject_contenders
 from harness.measure.counts import count_flops, count_parameters
 from harness.measure.facts import Facts, summarise
-from harness.measure.interleave import Rounds
+from harness.measure.interleave import Rounds, rounds_within
 from harness.measure.memory import meter_for, resident
 from harness.measure.peak import SIDES, matmul_peak
 from harness.measure.progress import Progress, silent
@@ -110,7 +110,9 @@ class Measuring:
                 if not benchmark.disabled:
                     benchmark.extra_info.update(self._absences(rows, left_out), **self._statics(rows, contenders))
                 rounds = Rounds({c.key: c.work for c in contenders}, clock_for(self.device))
-                planned = 1 if benchmark.disabled else rounds.plan(self.budget, rounds.warm_up(self.budget / 2))
+                planned = rounds.plan(
+                    1 if benchmark.disabled else rounds_within(self.budget, rounds.warm_up(self.budget / 2))
+                )
             except Exception as error:
                 _fail(benchmark, error)
                 raise
@@ -118,10 +120,11 @@ class Measuring:
 
             def finish() -> None:
                 rounds.after()
-                self.progress(what, len(rounds.orders), planned)
+                self.progress(what, rounds.done, planned)
 
             self.progress(what, 0, planned)
             benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=finish, rounds=planned, iterations=1)
+        rounds.trim()
         if not benchmark.disabled:
             self._record_latencies(rows, contenders, rounds)
             benchmark.extra_info.update(self._facts(rows, contenders, rounds, benchmark.extra_info["flops"]))

@@ -9,7 +9,7 @@ import pytest
 
 from harness.measure.clock import Step
 from harness.measure.conditions import undisturbed
-from harness.measure.interleave import MOST_ROUNDS, WARM_UP_ROUNDS, BudgetError, Rounds
+from harness.measure.interleave import MOST_ROUNDS, WARM_UP_ROUNDS, BudgetError, Rounds, rounds_within
 from harness.measure.statistics import paired_ratio
 
 
@@ -18,8 +18,9 @@ class ScriptedClock:
 
     name = "script"
 
-    def __init__(self, seconds: Callable[[int], float]) -> None:
+    def __init__(self, seconds: Callable[[int], float], has_pace: bool = False) -> None:
         self.seconds = seconds
+        self.has_pace = has_pace
         self.readings = 0
 
     def latency(self, step: Step) -> float:
@@ -27,8 +28,8 @@ class ScriptedClock:
         self.readings += 1
         return self.seconds(self.readings)
 
-    def pace(self, step: Step) -> float | None:
-        return None
+    def pace(self, step: Step) -> float:
+        return -self.latency(step)
 
 
 def nothing() -> None:
@@ -42,7 +43,8 @@ def three(clock: ScriptedClock, calls: list[str], seed: int = 0) -> Rounds:
 def test_everyone_runs_once_per_round_in_the_order_recorded() -> None:
     calls: list[str] = []
     rounds = three(ScriptedClock(float), calls)
-    rounds.run(20)
+    rounds.plan(20)
+    rounds.run()
     assert calls == [name for order in rounds.orders for name in order]
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds.orders)
     assert {len(s) for s in rounds.samples.values()} == {20}
@@ -50,7 +52,8 @@ def test_everyone_runs_once_per_round_in_the_order_recorded() -> None:
 
 def test_samples_belong_to_their_round() -> None:
     rounds = three(ScriptedClock(float), [])
-    rounds.run(10)
+    rounds.plan(10)
+    rounds.run()
     for i in range(10):
         assert {rounds.samples[n][i] for n in "abc"} == {3.0 * i + 1, 3.0 * i + 2, 3.0 * i + 3}
 
@@ -58,7 +61,7 @@ def test_samples_belong_to_their_round() -> None:
 def test_order_is_random_and_repeatable() -> None:
     first, again, other = (three(ScriptedClock(float), [], seed) for seed in (0, 0, 1))
     for rounds in (first, again, other):
-        rounds.run(60)
+        rounds.plan(60)
     assert first.orders == again.orders != other.orders
     assert len(Counter(first.orders)) == 6  # 6 * (5/6)**60 = 1e-4 against it, and the seed is fixed
 
@@ -66,24 +69,35 @@ def test_order_is_random_and_repeatable() -> None:
 def test_a_drifting_machine_does_not_bias_the_ratio() -> None:
     """Each reading takes 0.5 % longer than the one before: back to back, 50 rounds each would differ by 28 %."""
     rounds = Rounds({"a": nothing, "b": nothing}, ScriptedClock(lambda n: 1.005**n))
-    rounds.run(50)
+    rounds.plan(50)
+    rounds.run()
     assert paired_ratio(rounds.samples["a"], rounds.samples["b"]).ratio == pytest.approx(1.0, abs=0.0051)
 
 
 def test_rounds_beyond_the_plan_are_not_kept() -> None:
-    rounds = three(ScriptedClock(float), [])
-    rounds.planned = 2
-    rounds.run(5)
-    assert len(rounds.orders) == 2
-    assert {len(s) for s in rounds.samples.values()} == {2}
+    rounds = three(ScriptedClock(float, has_pace=True), [])
+    rounds.plan(2)
+    for _ in range(2):  # the second time is a profiler's
+        rounds.run()
+    rounds.trim()
+    assert rounds.samples["a"][-1] < rounds.samples["a"][0] + 12
+    assert {len(s) for s in (*rounds.samples.values(), *rounds.paces.values())} == {2}
+
+
+def test_paces_are_kept_apart_and_per_round() -> None:
+    rounds = three(ScriptedClock(float, has_pace=True), [])
+    rounds.plan(5)
+    rounds.run()
+    assert {len(p) for p in rounds.paces.values()} == {5}
+    assert all(p < 0 for pace in rounds.paces.values() for p in pace)
+    assert all(s > 0 for sample in rounds.samples.values() for s in sample)
 
 
 def test_plan_fills_the_budget_and_names_the_one_needed() -> None:
-    rounds = three(ScriptedClock(float), [])
-    assert rounds.plan(10, 1.0) == 10
-    assert rounds.plan(1e6, 1.0) == MOST_ROUNDS
+    assert rounds_within(10, 1.0) == 10
+    assert rounds_within(1e6, 1.0) == MOST_ROUNDS
     with pytest.raises(BudgetError, match=r"--budget 1: too small for 2 rounds; .* give at least --budget 5$"):
-        rounds.plan(1, 2.0)
+        rounds_within(1, 2.0)
 
 
 def test_warm_up_is_at_least_two_rounds_and_bounded() -> None:
