@@ -1,0 +1,132 @@
+"""Correct implementations of every writing style align with the libraries', and compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models.vision_transformer import VisionTransformer as TimmTransformer
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from reference.tests import written_resnets as wr
+from reference.tests import written_transformers as wt
+from reference.tests.transplanting import assert_equal_function, small_transformer
+from suites.resnet import model as our_resnets
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def timm_transformer() -> TimmTransformer:
+    return TimmTransformer(img_size=32, patch_size=8, depth=2, num_heads=4, embed_dim=64, mlp_ratio=2, num_classes=10)
+
+
+def small_resnet() -> ResNet:
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10)
+    model.layer3, model.layer4, model.fc = nn.Sequential(), nn.Sequential(), nn.Linear(512, 10)
+    return model
+
+
+LIBRARIES = {
+    "ours-torchvision-resnet18": lambda: (our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)),
+    "ours-timm-resnet50": lambda: (our_resnets.resnet50(10), timm.create_model("resnet50", num_classes=10)),
+    "timm-torchvision-resnet50": lambda: (timm.create_model("resnet50"), torchvision.models.resnet50()),
+    "torchvision-timm-resnet18": lambda: (torchvision.models.resnet18(), timm.create_model("resnet18")),
+    "torchvision-timm-efficientnet": lambda: (
+        torchvision.models.efficientnet_b0(),
+        timm.create_model("efficientnet_b0"),
+    ),
+    "timm-torchvision-efficientnet": lambda: (
+        timm.create_model("efficientnet_b0"),
+        torchvision.models.efficientnet_b0(),
+    ),
+    "torchvision-timm-transformer": lambda: (small_transformer(), timm_transformer()),
+    "timm-torchvision-transformer": lambda: (timm_transformer(), small_transformer()),
+}
+
+
+@pytest.mark.parametrize("pair", LIBRARIES)
+def test_libraries_align_with_each_other(pair: str, images: Tensor) -> None:
+    assert_equal_function(*LIBRARIES[pair](), images.repeat(1, 1, 2, 2) if "former" not in pair else images)
+
+
+NORMS = [wr.functional_norm, wr.textbook_norm, wr.folded_norm, wr.weight_first_norm]
+CONVOLUTIONS = [
+    wr.padded_convolution,
+    wr.unfolded_convolution,
+    wr.channels_last_convolution,
+    wr.pointwise_as_linear,
+]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shortcut_first", [False, True], ids=["main-first", "shortcut-first"])
+def test_norms_written_by_hand(norm: wr.Norm, shortcut_first: bool, images: Tensor) -> None:
+    subject = wr.WrittenResNet(norm, wr.native_convolution, shortcut_first=shortcut_first)
+    assert_equal_function(subject, small_resnet(), images)
+
+
+@pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=lambda f: f.__name__)
+def test_convolutions_written_by_hand(convolution: wr.Convolution, images: Tensor) -> None:
+    assert_equal_function(wr.WrittenResNet(wr.functional_norm, convolution), small_resnet(), images)
+
+
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    **{f"patches-{p.__name__}": (lambda p=p: wt.WrittenTransformer(patches=p)) for p in (
+        wt.LinearPatches, wt.UnfoldedPatches, wt.WindowPatches, wt.ConvolvedPatches)},
+    **{f"attention-{p.__name__}": (lambda p=p: wt.WrittenTransformer(attention=p)) for p in (
+        wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
+        wt.BroadcastAttention, wt.LibraryAttention)},
+    **{f"norm-{p.__name__}": (lambda p=p: wt.WrittenTransformer(norm=p)) for p in (
+        wt.HandwrittenNorm, wt.BiasedNorm)},
+    **{f"tokens-{p.__name__}": (lambda p=p: wt.WrittenTransformer(join=p)) for p in (
+        wt.assigned, wt.apart)},
+    "all-at-once": lambda: wt.WrittenTransformer(
+        wt.UnfoldedPatches, wt.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_transformers_written_by_hand(part: str, library: str, images: Tensor) -> None:
+    reference = small_transformer() if library == "torchvision" else timm_transformer()
+    assert_equal_function(PARTS[part](), reference, images)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batch_size_does_not_matter(batch: int, images: Tensor) -> None:
+    subject = wt.WrittenTransformer(attention=wt.HeadMajorAttention)
+    assert_equal_function(subject, small_transformer(), images[:1].repeat(batch, 1, 1, 1) + torch.rand(batch, 1, 1, 1))
+
+
+def test_table_lists_every_layer_in_the_references_order(images: Tensor) -> None:
+    alignment = assert_equal_function(our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10), images)
+    names = [layer.reference for layer in alignment.layers]
+    assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
+    assert names[-1] == "fc"
+    assert all(a.subject and a.reference != b.reference for a, b in pairwise(alignment.layers))
+    assert alignment.layers[0].subject_hyper["stride"] == (2, 2)
+    assert alignment.subject_names("layer1.0.conv1.weight") == ("stages.0.0.conv1.weight",)
+
+
+def test_models_are_left_as_they_were(images: Tensor) -> None:
+    subject, reference = our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)
+    subject.train()
+    subject.stem.eval()
+    before = {name: tensor.clone() for name, tensor in subject.state_dict().items()}
+    modes = [module.training for module in subject.modules()]
+    random = torch.random.get_rng_state()
+    from reference.alignment import align
+
+    align(subject, reference, images)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert modes == [module.training for module in subject.modules()]
+    assert all(torch.equal(before[name], tensor) for name, tensor in subject.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in subject.parameters())

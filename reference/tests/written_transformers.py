@@ -1,0 +1,237 @@
+"""One small Vision Transformer written in many ways; every way is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH, HEADS, MLP, SIDE, PATCH, CLASSES, DEPTH = 64, 4, 128, 32, 8, 10, 2
+TOKENS = (SIDE // PATCH) ** 2
+HEAD = WIDTH // HEADS
+
+Map = Callable[[Tensor], Tensor]
+
+
+class LinearPatches(nn.Module):
+    """A linear map of patches flattened as (row, column, channel), the order of einops' ``(p1 p2 c)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(PATCH * PATCH * 3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.reshape(n, c, h // PATCH, PATCH, w // PATCH, PATCH).permute(0, 2, 4, 3, 5, 1)
+        return self.map(x.reshape(n, -1, PATCH * PATCH * c))
+
+
+class UnfoldedPatches(nn.Module):
+    """``unfold`` and a matrix kept as (in, out)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(PATCH * PATCH * 3, WIDTH) * 0.05)
+        self.b = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.unfold(x, PATCH, stride=PATCH).transpose(1, 2) @ self.w + self.b
+
+
+class WindowPatches(nn.Module):
+    """Tensor.unfold along both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(PATCH * PATCH * 3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (n, c, rows, columns, p, p)
+        return self.map(windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
+
+
+class ConvolvedPatches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(2).mT
+
+
+class FusedAttention(nn.Module):
+    """One projection, rows as (query key value, head, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.inner(x).view(n, t, 3, HEADS, HEAD).permute(2, 0, 3, 1, 4)
+        return self.outer(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, WIDTH))
+
+
+class HeadMajorAttention(FusedAttention):
+    """Rows as (head, query key value, width); softmax written out; scale on the query."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.inner(x).view(n, t, HEADS, 3 * HEAD).transpose(1, 2).chunk(3, dim=-1)
+        weights = torch.softmax((q * HEAD**-0.5) @ k.mT, dim=-1)
+        return self.outer((weights @ v).transpose(1, 2).flatten(2))
+
+
+class InterleavedAttention(FusedAttention):
+    """Rows as (width, query key value, head)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.inner(x).view(n, t, HEAD, 3, HEADS).permute(3, 0, 4, 1, 2).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v)  # (n, heads, t, head)
+        return self.outer(out.permute(0, 2, 3, 1).reshape(n, t, WIDTH))  # columns as (width, head)
+
+
+class SplitAttention(nn.Module):
+    """Separate projections, created in another order than used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.value, self.key, self.query = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        heads = [part(x).view(n, t, HEADS, HEAD).transpose(1, 2) for part in (self.key, self.query, self.value)]
+        scores = torch.matmul(heads[1], heads[0].transpose(-2, -1)) / HEAD**0.5
+        return self.out(torch.matmul(F.softmax(scores, -1), heads[2]).transpose(1, 2).contiguous().view(n, t, WIDTH))
+
+
+class KeyValueAttention(nn.Module):
+    """The query alone, key and value together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.o = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        k, v = self.kv(x).view(n, t, 2, HEADS, HEAD).permute(2, 0, 3, 1, 4)
+        q = self.q(x).view(n, t, HEADS, HEAD).transpose(1, 2)
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class EinsumAttention(nn.Module):
+    """A weight for each head, all contractions by einsum, biases added by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wq, self.wk, self.wv = (nn.Parameter(torch.randn(HEADS, WIDTH, HEAD) * 0.1) for _ in range(3))
+        self.bq, self.bk, self.bv = (nn.Parameter(torch.zeros(HEADS, 1, HEAD)) for _ in range(3))
+        self.wo = nn.Parameter(torch.randn(HEADS, HEAD, WIDTH) * 0.1)
+        self.bo = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = torch.einsum("btd,hde->bhte", x, self.wq) + self.bq
+        k = torch.einsum("btd,hde->bhte", x, self.wk) + self.bk
+        v = torch.einsum("btd,hde->bhte", x, self.wv) + self.bv
+        weights = torch.einsum("bhqe,bhke->bhqk", q, k).mul(HEAD**-0.5).softmax(-1)
+        return torch.einsum("bhqk,bhke,hed->bqd", weights, v, self.wo) + self.bo
+
+
+class BroadcastAttention(nn.Module):
+    """Weights of the heads broadcast over the batch by matmul; keys transposed beforehand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, HEADS, WIDTH, HEAD) * 0.1)
+        self.b = nn.Parameter(torch.zeros(3, HEADS, 1, HEAD))
+        self.o = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (x[:, None] @ w + b for w, b in zip(self.w, self.b, strict=True))
+        out = torch.softmax(q @ k.transpose(2, 3) * HEAD**-0.5, 3) @ v
+        return self.o(out.permute(0, 2, 1, 3).flatten(2))
+
+
+class LibraryAttention(nn.Module):
+    """nn.MultiheadAttention with the tokens first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mha = nn.MultiheadAttention(WIDTH, HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.mha(x, x, x)[0].transpose(0, 1)
+
+
+class HandwrittenNorm(nn.Module):
+    """LayerNorm from means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.c = nn.Parameter(torch.ones(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-6) * self.g + self.c
+
+
+class BiasedNorm(HandwrittenNorm):
+    """LayerNorm from ``var``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = (x - x.mean(dim=-1, keepdim=True)) / torch.sqrt(x.var(dim=-1, unbiased=False, keepdim=True) + 1e-6)
+        return self.c + self.g * scaled
+
+
+def native_norm() -> nn.Module:
+    return nn.LayerNorm(WIDTH, eps=1e-6)
+
+
+def concatenated(cls: Tensor, position: Tensor, patches: Tensor) -> Tensor:
+    return torch.cat([cls.expand(len(patches), -1, -1), patches], dim=1) + position
+
+
+def assigned(cls: Tensor, position: Tensor, patches: Tensor) -> Tensor:
+    tokens = patches.new_empty(len(patches), TOKENS + 1, WIDTH)
+    tokens[:, 0] = cls[:, 0]
+    tokens[:, 1:] = patches
+    return tokens.add_(position)
+
+
+def apart(cls: Tensor, position: Tensor, patches: Tensor) -> Tensor:
+    first = (cls + position[:, :1]).expand(len(patches), -1, -1)
+    return torch.cat([first, patches + position[:, 1:]], dim=1)
+
+
+class WrittenTransformer(nn.Module):
+    """``patches``, ``attention`` and ``norm`` build the parts; ``join`` puts class token and positions in."""
+
+    def __init__(
+        self,
+        patches: Callable[[], nn.Module] = ConvolvedPatches,
+        attention: Callable[[], nn.Module] = FusedAttention,
+        norm: Callable[[], nn.Module] = native_norm,
+        join: Callable[[Tensor, Tensor, Tensor], Tensor] = concatenated,
+    ) -> None:
+        super().__init__()
+        self.join = join
+        self.a = nn.Parameter(torch.randn(1, TOKENS + 1, WIDTH) * 0.02)
+        self.z = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.patches = patches()
+        self.last, self.final = nn.Linear(WIDTH, CLASSES), norm()
+        self.ups = nn.ModuleList(nn.Linear(WIDTH, MLP) for _ in range(DEPTH))
+        self.downs = nn.ModuleList(nn.Linear(MLP, WIDTH) for _ in range(DEPTH))
+        self.norms = nn.ModuleList(norm() for _ in range(2 * DEPTH))
+        self.mixers = nn.ModuleList(attention() for _ in range(DEPTH))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.join(self.z, self.a, self.patches(x))
+        for depth in range(DEPTH):
+            x = self.mixers[depth](self.norms[2 * depth](x)) + x
+            hidden = F.gelu(self.ups[depth](self.norms[2 * depth + 1](x)))
+            x = x + self.downs[depth](hidden)
+        return {"tokens": x, "logits": self.last(self.final(x)[:, 0])}
