@@ -8,6 +8,7 @@ from typing import Any
 from reference.attention import AttentionFinder
 from reference.dataflow import Flow
 from reference.norms import affine_roles, normalises_over_features
+from reference.positions import join_positions
 from reference.products import Product, read_product
 from reference.provenance import Elements, from_codes, source_of
 from reference.trace import Node, Trace
@@ -67,8 +68,6 @@ class LayerGraph:
     flow: Flow
     layers: list[Layer]
     """Attention stands among them with no roles; its projections are split into ``q``, ``k`` and ``v``."""
-    reached: frozenset[int]
-    """Layers whose results reach the output."""
 
 
 def read_layers(trace: Trace) -> LayerGraph:
@@ -76,11 +75,7 @@ def read_layers(trace: Trace) -> LayerGraph:
     reader = _Reader(trace)
     for node in trace.nodes:
         reader.visit(node)
-    layers = reader.finish()
-    ends: set[int] = set()
-    for source in trace.output_sources:
-        ends |= {number for number, _ in reader.frontiers.get(source, frozenset())}
-    return LayerGraph(trace, reader.flow, layers, frozenset(ends))
+    return LayerGraph(trace, reader.flow, reader.finish())
 
 
 class _Reader:
@@ -287,6 +282,7 @@ class _Reader:
                 layer.kind, layer.roles, layer.hyper = affine_roles(layer.chain, layer.operand, self.flow)
                 if layer.kind == "layer_norm":
                     layer.hyper |= normalises_over_features(layer.operand, self.flow)
+        join_positions(self.layers)
         layers = self.attention.split(self.layers, self.main)
         return [layer for layer in layers if layer.roles or layer.kind == "attention"]
 

@@ -16,7 +16,6 @@ class _Sides:
 
     def __init__(self, graph: LayerGraph) -> None:
         self.layers = {layer.number: layer for layer in graph.layers}
-        self.ends = graph.reached
         self.after: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for layer in graph.layers:
             for number, port in layer.before:
@@ -73,12 +72,12 @@ def _signatures(side: _Sides) -> dict[int, tuple[Hashable, Hashable]]:
     for number in order:
         layer = side.layers[number]
         before = Counter((port, past[n]) for n, port in layer.before if n in past)
-        past[number] = hash((layer.kind, layer.shape, frozenset(before.items())))
+        past[number] = hash((layer.kind, layer.part, layer.shape, frozenset(before.items())))
     future: dict[int, int] = {}
     for number in reversed(order):
         layer = side.layers[number]
         after = Counter((port, future[n]) for n, port in side.after[number] if n in future)
-        future[number] = hash((layer.kind, layer.shape, frozenset(after.items()), number in side.ends))
+        future[number] = hash((layer.kind, layer.part, layer.shape, frozenset(after.items())))
     return {number: (past[number], future[number]) for number in order}
 
 
