@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from reports.drawing import (
+    DRAWABLE,
     GREY,
     PALETTE,
     Chart,
@@ -34,7 +35,7 @@ def ratio_charts(ratios: pd.DataFrame, names: Sequence[str]) -> list[Chart]:
     """Per subject: throughput over each reference's, against 1.0 and the noise floor."""
     import altair as alt
 
-    drawn = ratios[ratios["ratio"].notna() & (ratios["ratio"] > 0)]
+    drawn = ratios[ratios["ratio"].between(*DRAWABLE)]
     charts = []
     for number, (subject, group) in enumerate(drawn.groupby("subject", sort=False)):
         found = group.to_dict("records")
@@ -43,7 +44,7 @@ def ratio_charts(ratios: pd.DataFrame, names: Sequence[str]) -> list[Chart]:
         for label, row in zip(labels, found, strict=True):
             floor = row["noise_floor"]
             seen = math.isfinite(floor) and floor < math.log(1e3)
-            bounded = row["low"] > 0 and math.isfinite(row["high"])
+            bounded = row["low"] >= DRAWABLE[0] and row["high"] <= DRAWABLE[1]
             rows.append(
                 {
                     "setting": label,
@@ -96,7 +97,7 @@ def latency_chart(speeds: pd.DataFrame, names: Sequence[str]) -> Chart | None:
     """Median, p95 and p99 of each implementation."""
     import altair as alt
 
-    known = speeds[(speeds["median"] > 0) & (speeds["p99"] < math.inf)]
+    known = speeds[speeds["median"].between(*DRAWABLE) & speeds["p99"].between(*DRAWABLE)]
     if not len(known):
         return None
     labels, alike = settings(known.to_dict("records"))
@@ -141,7 +142,7 @@ def bar_chart(
     """Bars of one column of `reports.frames.speeds` per setting and implementation; None where it wasn't measured."""
     import altair as alt
 
-    known = speeds[speeds[field].notna() & (speeds[field] < 1e300)]
+    known = speeds[(speeds[field] == 0) | speeds[field].between(*DRAWABLE)]
     # A reference is measured again beside every subject: one bar, of the middle one.
     known = known.groupby([*SETTING, "subject", "role"], sort=False, as_index=False)[[field]].median()
     if not len(known):
@@ -195,8 +196,7 @@ def change_chart(speeds: pd.DataFrame) -> Chart | None:
     """Two runs: how the ratio to each reference changed (a frame of `reports.compare`)."""
     import altair as alt
 
-    known = speeds[speeds["change"].notna() & (speeds["change"] > 0) & (speeds["low"] > 0)]
-    known = known[known["high"] < math.inf]
+    known = speeds[speeds["low"].between(*DRAWABLE) & speeds["high"].between(*DRAWABLE)]
     if not len(known):
         return None
     labels, alike = settings(known.to_dict("records"))

@@ -18,6 +18,8 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif'
 ROW = 18
 """Pixels of height per bar or point."""
 MOST_TICKS = 8
+DRAWABLE = (1e-30, 1e30)
+"""Amounts outside are in the tables only: an axis that held them would show nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from reports.drawing import GREY, PALETTE, Chart, inline_data, legend, logarithmic, specification
+from reports.drawing import DRAWABLE, GREY, PALETTE, Chart, inline_data, legend, logarithmic, specification
 from reports.tables import csv_address
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def scaling_charts(frame: pd.DataFrame) -> list[Chart]:
                 "pixels": row["input_size"],
             }
             for row in frame.to_dict("records")
-            if isinstance(row[field], int | float) and math.isfinite(row[field]) and row[field] > 0
+            if isinstance(row[field], int | float) and DRAWABLE[0] <= row[field] <= DRAWABLE[1]
         ]
         if not rows:
             continue
