@@ -24,6 +24,16 @@ COPIES = frozenset({
 BLANK = ("zeros", "ones", "empty", "full", "rand", "arange", "new_", "scalar_tensor", "linspace", "bernoulli")
 """How the names of operations begin whose results hold nothing of their operands."""
 
+HEAVY = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm"})
+"""Operations that take nearly all the time of a forward pass; a trace without values leaves their results at zero."""
+
+LOOKS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"})
+"""Operations whose outcome steers the program: a trace that meets one needs the real values."""
+
+
+class _ValuesNeededError(Exception):
+    """The forward pass looks at its own numbers."""
+
 
 @dataclass(eq=False)
 class Source:
@@ -64,11 +74,11 @@ class Node:
     kwargs: dict[str, Any]
     outputs: list[int] = field(default_factory=list)
     """Source numbers of the results."""
+    operands: list[Operand] = field(init=False)
+    """The tensor arguments in order."""
 
-    @property
-    def operands(self) -> list[Operand]:
-        """The tensor arguments in order."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Operand)]
+    def __post_init__(self) -> None:
+        self.operands = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Operand)]
 
     @property
     def output(self) -> int:
@@ -98,13 +108,13 @@ class Trace:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, model: nn.Module, sample: Tensor, keep_values: bool) -> None:
+    def __init__(self, model: nn.Module, sample: Tensor, compute: bool, keep_values: bool) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.sources = [Source(0, "constant")]
         self.nodes: list[Node] = []
         self.copies: list[tuple[str, int, tuple[int, ...]]] = []
-        self.keep_values = keep_values
+        self.compute, self.keep_values = compute, keep_values
         self.state = named_state(model)
         for name, tensor in self.state.items():
             self._declare_state(name, tensor)
@@ -127,9 +137,14 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         operands = tree_map(self._operand, (args, kwargs))  # before the call: it may write in place
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        result = func(*args, **kwargs)
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1].rstrip("_")
+        if not self.compute:
+            if name in LOOKS or (name.startswith("index") and _masks(args)):
+                raise _ValuesNeededError
+            result = _blank(func, args, kwargs) if name in HEAVY else func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         mutates = func._schema.is_mutable
         if not outputs or not inputs or name.startswith(BLANK) or name.endswith("_like"):
             for output in outputs:
@@ -217,13 +232,35 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named if tensor.numel()}
 
 
+def _masks(args: tuple[Any, ...]) -> bool:
+    """Whether a mask picks elements, so that the result's size depends on values."""
+    return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2]))
+
+
+def _blank(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Zeros of the shape and layout that the operation's result has."""
+    device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    meta = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+    return torch.zeros_like(func(*meta[0], **meta[1]), device=device)
+
+
 def trace(model: nn.Module, sample: Tensor, *, train: bool = False, keep_values: bool = False) -> Trace:
     """Run ``model(sample)`` and record every operation; the model is left as it was.
 
-    ``keep_values`` keeps a copy of every result. Whatever the forward pass raises is passed on.
+    ``keep_values`` keeps a copy of every result. Without it, costly operations are not computed, unless the forward
+    pass turns out to look at its numbers. Whatever the forward pass raises is passed on.
     """
+    if keep_values:
+        return _trace(model, sample, train, compute=True, keep_values=True)
+    try:
+        return _trace(model, sample, train, compute=False, keep_values=False)
+    except Exception:  # whatever zeros led to; what the model raises on real values is raised by the next line
+        return _trace(model, sample, train, compute=True, keep_values=False)
+
+
+def _trace(model: nn.Module, sample: Tensor, train: bool, *, compute: bool, keep_values: bool) -> Trace:
     sample = sample.detach().clone()
-    recorder = _Recorder(model, sample, keep_values)
+    recorder = _Recorder(model, sample, compute, keep_values)
     with untouched(model, train=train), torch.enable_grad(), recorder:
         output = model(sample)
     tensors = _tensors(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ class _Piece:
     offset: int = 0
     index: Tensor | None = None
 
+    @property
+    def numel(self) -> int:
+        return math.prod(self.size)
+
     def read(self, flat: Tensor) -> Tensor:
         if self.index is not None:
             return flat[self.index]
@@ -40,7 +45,10 @@ class _Side:
     def __init__(self, traced: Trace) -> None:
         self.trace = traced
         self.parameters = {name for name, _ in traced.model.named_parameters()}
-        self.covered: dict[str, Tensor] = {}  # name -> mask over the flattened tensor
+        self.count: dict[str, int] = {}
+        """How many elements of each tensor have a counterpart."""
+        self.covered: dict[str, Tensor] = {}
+        """Which ones, as a mask over the flattened tensor, where it is some but not all."""
         self.state = traced.state
         self.homes: dict[int, list[str]] = {
             source.number: list(source.names) for source in traced.sources if source.kind == "state"
@@ -89,17 +97,25 @@ class _Side:
 
     def free(self, piece: _Piece) -> bool:
         """Whether none of the piece's elements has a counterpart yet."""
+        if piece.name not in self.count:
+            return True
         mask = self.covered.get(piece.name)
-        return mask is None or not bool(piece.read(mask).any())
+        return mask is not None and not bool(piece.read(mask).any())
 
     def cover(self, piece: _Piece) -> None:
-        mask = self.covered.setdefault(piece.name, torch.zeros(self.state[piece.name].numel(), dtype=torch.bool))
+        """Note that the piece's elements, free before, have their counterpart."""
+        length = self.state[piece.name].numel()
+        count = self.count[piece.name] = self.count.get(piece.name, 0) + piece.numel
+        if count >= length:
+            self.covered.pop(piece.name, None)
+            return
+        mask = self.covered.setdefault(piece.name, torch.zeros(length, dtype=torch.bool))
         piece.write(mask, torch.ones((), dtype=torch.bool).expand(piece.size))
 
     def open(self, *, buffers: bool) -> list[str]:
         """State tensors with elements that have no counterpart, tensors shared under an earlier name left out."""
         names = [n for n in self.state if (n in self.parameters) != buffers]
-        return [n for n in names if n not in self.covered or not bool(self.covered[n].all())]
+        return [n for n in names if self.count.get(n, 0) < self.state[n].numel()]
 
 
 class Transfer:
@@ -146,7 +162,7 @@ class Transfer:
         """Pair parameters that no operation used on either side where name and shape agree."""
         ours, theirs = set(self._ours.open(buffers=False)), self._theirs.open(buffers=False)
         for name in theirs:
-            untouched = name not in self._ours.covered and name not in self._theirs.covered
+            untouched = name not in self._ours.count and name not in self._theirs.count
             if untouched and name in ours and self._ours.state[name].shape == self._theirs.state[name].shape:
                 self.add(self._ours.elements(name), self._theirs.elements(name))
 
@@ -155,7 +171,7 @@ class Transfer:
         return self._unmatched(self._ours), self._unmatched(self._theirs)
 
     def _unmatched(self, side: _Side) -> tuple[str, ...]:
-        partly = [name for name in side.open(buffers=True) if name in side.covered]
+        partly = [name for name in side.open(buffers=True) if name in side.count]
         return tuple(side.open(buffers=False) + partly)
 
     def counterparts(self, reference_name: str) -> tuple[str, ...]:
