@@ -124,7 +124,10 @@ def verdict(run: Run, ratios: pd.DataFrame) -> tuple[str, str]:
     clauses = []
     if len(wrong):
         who = list(dict.fromkeys(f"{s} {a}" for s, a in zip(wrong["subject"], wrong["architecture"], strict=True)))
-        clauses.append(f"{len(wrong):,} of {count(ran - expected, 'check')} failed, on {_some(who, 4)}")
+        failed, erred = int(tally.get("failed", 0)), int(tally.get("error", 0))
+        of = f" of {count(ran - expected, 'check')}"
+        said = f"{failed:,}{of} failed" + (f" and {erred:,} could not be judged" if erred else "")
+        clauses.append((said if failed else f"{erred:,}{of} could not be judged") + f", on {_some(who, 4)}")
     elif ran > expected:
         subjects = outcomes[["subject", "architecture"]].drop_duplicates()
         clauses.append(f"all {count(ran - expected, 'check')} held, on {count(len(subjects), 'subject')}")

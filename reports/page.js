@@ -87,4 +87,4 @@ document.querySelectorAll("input[data-filters]").forEach(makeFilter);
 document.querySelectorAll("button.copy").forEach(makeCopy);
 window.addEventListener("hashchange", openTarget);
 openTarget();
-if (window.vegaEmbed) drawCharts();
+drawCharts();

@@ -79,8 +79,8 @@ def test_samples_hold_every_raw_value(run: Run) -> None:
     frame = samples(run)
     assert len(frame) == measurements(run)["rounds"].sum()
     peak = frame[frame["quantity"] == "matmul_peak"]
-    assert list(peak["value"]) == [1.1e12, 1.2e12]
-    assert list(peak["round"]) == [0, 1]
+    assert list(peak["value"]) == [1.1e12, 1.2e12, 1.3e12]
+    assert list(peak["round"]) == [0, 1, 2]
     assert set(peak["unit"]) == {"flop/s"}
 
 
