@@ -18,9 +18,14 @@ class Agreement:
     """With both sorted, so that any order counts as equal; at most about ``error``."""
     same_shape: bool
 
+    @property
+    def least(self) -> float:
+        """The error in the order that fits best."""
+        return min(self.error, self.unordered)
+
     def holds(self, bound: float) -> bool:
         """Whether they are the same numbers within ``bound``, in some order."""
-        return min(self.error, self.unordered) <= bound
+        return self.least <= bound
 
     @property
     def reordered(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from reference.attention import AttentionFinder
 from reference.dataflow import Flow
-from reference.norms import affine_roles, normalises_over_features
+from reference.norms import affine_roles, normalisation
 from reference.positions import join_positions
 from reference.products import Product, read_product
 from reference.provenance import Elements, from_codes, source_of
@@ -280,8 +280,9 @@ class _Reader:
         for layer in self.layers:
             if layer.kind == "affine":
                 layer.kind, layer.roles, layer.hyper = affine_roles(layer.chain, layer.operand, self.flow)
-                if layer.kind == "layer_norm":
-                    layer.hyper |= normalises_over_features(layer.operand, self.flow)
+                found = normalisation(layer.operand, self.flow) if layer.kind == "affine" else None
+                if found is not None:
+                    layer.kind, layer.operand, layer.hyper = "layer_norm", found[0], {"eps": found[1]}
         join_positions(self.layers)
         layers = self.attention.split(self.layers, self.main)
         return [layer for layer in layers if layer.roles or layer.kind == "attention"]

@@ -94,7 +94,7 @@ class _Search:
         if result is None:
             return None
         if not result.holds(self.bound):
-            error_before = max(before, entering.error if entering and entering.holds(self.bound) else 0.0)
+            error_before = max(before, entering.least if entering is not None else 0.0)
             return self._deviation(
                 left, right, result, error_before, cause_at_output(self.place, left, right, self.reordered)
             )
@@ -112,7 +112,7 @@ class _Search:
         left = self.place.partner.get(last.number)
         name = layer_name(last, theirs)
         between = self.place.after_last(left, last) if left is not None else ""
-        before = max((a.error for a in self.results.values()), default=0.0)
+        before = max((a.least for a in self.results.values()), default=0.0)
         own = f"after {layer_name(left, ours)}" if left is not None else "the output"
         return Deviation(own, f"after {name}", stage_name(name), result.error, before, between)
 
@@ -130,7 +130,7 @@ class _Search:
         return worst
 
     def _before(self, right: Layer) -> float:
-        return max((self.results[n].error for n, _ in right.before if n in self.results), default=0.0)
+        return max((self.results[n].least for n, _ in right.before if n in self.results), default=0.0)
 
     def _note_order(self, agreement: Agreement | None, right: Layer) -> None:
         if agreement is not None and agreement.reordered and not self.reordered:

@@ -19,7 +19,8 @@ def layer_name(layer: Layer, graph: LayerGraph) -> str:
     """The name a user knows: the module that owns the weight, or the parameter itself where no module stands for it."""
     if not layer.roles:
         names = sorted({layer_name(p, graph) for p in graph.layers if (p.number, p.part) in layer.before and p.part})
-        prefix = common_prefix([name.split(" ")[0] for name in names])
+        owners = {name.split(" ")[0] for name in names}
+        prefix = common_prefix(sorted(owners)) if len(owners) > 1 else "".join(owners).rpartition(".")[0]
         return f"{prefix} (attention)" if prefix else "attention"
     state = [n for e in layer.roles.values() for s in e.sources() for n in graph.trace.sources[s].names[:1]]
     name = state[0] if state else "?"

@@ -18,6 +18,7 @@ from reference.provenance import Elements
 from reference.trace import Node, Operand
 
 REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "std_mean", "sum", "linalg_vector_norm", "norm"})
+REGION = REDUCTIONS | {"add", "sub", "mul", "div", "sqrt", "rsqrt", "pow", "square", "reciprocal"}
 ROLES = ("running_mean", "running_var", "weight", "bias")
 CLOSE = 0.02
 """Far above what an eps of at most 1e-3 changes, far below what a wrong role does."""
@@ -47,13 +48,7 @@ def affine_roles(chain: list[Node], operand: Elements, flow: Flow) -> tuple[str,
         return "batch_norm", named, {"eps": _eps(chain, operand, roles, flow)}
     if set(roles) == {"weight"}:
         return "scale", named, {}
-    return "layer_norm" if _reduction(operand, flow) is not None else "affine", named, {}
-
-
-def normalises_over_features(operand: Elements, flow: Flow) -> dict[str, Any]:
-    """``eps`` of a LayerNorm written by hand: the constant added between its mean and its affine part."""
-    found = _reduction(operand, flow)
-    return {} if found is None or found == 0.0 else {"eps": found}
+    return "affine", named, {}
 
 
 def _leaves(chain: list[Node], flow: Flow) -> dict[int, Elements]:
@@ -138,18 +133,33 @@ def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dic
     return result
 
 
-def _reduction(operand: Elements, flow: Flow) -> float | None:
-    """A small constant added within a few operations before, if a mean or variance is taken there; else None."""
-    edge, seen, reduced, eps = list(operand.sources()), set[int](), False, 0.0
+def normalisation(operand: Elements, flow: Flow) -> tuple[Elements, float | None] | None:
+    """(input, eps) of the part of a handwritten norm that subtracts a mean and divides by a deviation.
+
+    ``operand`` is what it gives. None where no mean is taken and subtracted within a few operations before.
+    """
+    region, eps = _region(operand, flow)
+    for node in sorted(region, key=lambda node: node.index, reverse=True):
+        if node.op not in REDUCTIONS:
+            continue
+        whole = node.operands[0].elements
+        users = [n for source in whole.sources() for n in flow.consumers[source] if n.op == "sub" and n in region]
+        if users:
+            return whole, eps
+    return None
+
+
+def _region(operand: Elements, flow: Flow) -> tuple[list[Node], float | None]:
+    """Arithmetic and reductions within a few operations before ``operand``, and the small constant added nearest."""
+    edge, region, eps = list(operand.sources()), list[Node](), None
     for _ in range(8):
         nodes = [node for source in edge if (node := flow.trace.node_of(source)) is not None]
-        nodes = [node for node in nodes if node.index not in seen and node.op in REDUCTIONS | {
-            "add", "sub", "mul", "div", "sqrt", "rsqrt", "pow", "square", "reciprocal"}]  # fmt: skip
-        seen |= {node.index for node in nodes}
-        reduced = reduced or any(node.op in REDUCTIONS for node in nodes)
+        nodes = [node for node in dict.fromkeys(nodes) if node not in region and node.op in REGION]
+        region += nodes
         for node in nodes:
-            small = [a for a in node.args if isinstance(a, float) and 0 < a < 0.01]
-            small += [float(a.constant) for a in node.operands if a.constant is not None and a.constant.numel() == 1]
-            eps = next((s for s in small if node.op == "add" and 0 < s < 0.01), eps)
+            numbers = [a for a in node.args if isinstance(a, float)]
+            numbers += [float(a.constant) for a in node.operands if a.constant is not None and a.constant.numel() == 1]
+            if node.op == "add" and eps is None:
+                eps = next((number for number in numbers if 0 < number < 0.01), None)
         edge = [source for node in nodes for a in node.operands for source in a.elements.sources()]
-    return eps if reduced else None
+    return region, eps
