@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 SETTING = ["suite", "architecture", "mode", "device", "dtype", "batch_size", "input_size"]
 """What is measured, where and on how much."""
+IMPLEMENTATION = [*SETTING, "subject", "role"]
+MODEL = ["suite", "architecture", "subject", "role"]
+MACHINE = ["device", "dtype"]
 
 RATIO_COLUMNS: Mapping[str, str] = {
     "suite": "str",
@@ -89,31 +92,20 @@ def speeds(run: Run) -> pd.DataFrame:
     ``flag`` (str).
     """
     frame = run.measurements
+    memory, flop_counts = _by(frame, "peak_memory", IMPLEMENTATION), _by(frame, "flops", IMPLEMENTATION)
+    # A model's size holds for every mode, device and batch; the machine's peak for everything that ran on it.
+    sizes, peaks = _by(frame, "parameters", MODEL), _by(frame, "matmul_peak", MACHINE, "median")
     rows = []
     for row in _latest(frame[(frame["quantity"] == "latency") & (frame["replicate"] == 0)]).to_dict("records"):
-        same = frame[
-            (frame["subject"] == row["subject"])
-            & (frame["role"] == row["role"])
-            & (frame[SETTING] == pd.Series({k: row[k] for k in SETTING})).all(axis="columns")
-        ]
-        # A model's own facts hold for every mode, device and batch size.
-        model = frame[
-            (frame["subject"] == row["subject"])
-            & (frame["role"] == row["role"])
-            & (frame["suite"] == row["suite"])
-            & (frame["architecture"] == row["architecture"])
-        ]
-        machine = frame[(frame["device"] == row["device"]) & (frame["dtype"] == row["dtype"])]
-        flops = _largest(same, "flops")
-        peak = float(machine.loc[machine["quantity"] == "matmul_peak", "median"].max())
+        flops, peak = _find(flop_counts, row, IMPLEMENTATION), _find(peaks, row, MACHINE)
         median = row["median"]
         achieved = flops / median if median > 0 else math.nan
         rows.append(
             {
                 **{name: row[name] for name in SPEED_COLUMNS if name in row},
                 "images_per_second": row["batch_size"] / median if median > 0 else math.nan,
-                "peak_memory": _largest(same, "peak_memory"),
-                "parameters": _largest(model, "parameters"),
+                "peak_memory": _find(memory, row, IMPLEMENTATION),
+                "parameters": _find(sizes, row, MODEL),
                 "flops": flops,
                 "achieved": achieved,
                 "matmul_peak": peak,
@@ -125,7 +117,7 @@ def speeds(run: Run) -> pd.DataFrame:
 
 def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
     latency = _latest(frame[frame["quantity"] == "latency"])
-    memory = frame[frame["quantity"] == "peak_memory"]
+    memory = _by(frame, "peak_memory", IMPLEMENTATION)
     rows: list[dict[str, Any]] = []
     for _, group in latency.groupby([*SETTING, "comparison"], sort=False):
         references = group[(group["role"] == "reference") & (group["replicate"] == 0)].to_dict("records")
@@ -135,7 +127,7 @@ def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
             known = {name: subject[name] for name in (*SETTING, "subject", "comparison", "flag")}
             known["noise_floor"] = floor
             rows += [
-                known | _against(subject, reference, floor, note, _of_peer(memory, subject, reference))
+                known | _against(subject, reference, floor, note, _over(memory, subject, reference))
                 for reference in references
             ]
             if not references:
@@ -182,14 +174,18 @@ def _latest(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop_duplicates([*SETTING, "comparison", "subject", "role", "replicate"], keep="last")
 
 
-def _of_peer(memory: pd.DataFrame, subject: Mapping[Any, Any], reference: Mapping[Any, Any]) -> float:
+def _over(memory: Mapping[Any, float], subject: Mapping[Any, Any], reference: Mapping[Any, Any]) -> float:
     """Peak memory of the subject over the reference's in the same setting; NaN where either is unknown."""
-    here = memory[(memory[SETTING] == pd.Series({k: subject[k] for k in SETTING})).all(axis="columns")]
-    ours = here[(here["subject"] == subject["subject"]) & (here["role"] == "subject")]["maximum"].max()
-    theirs = here[(here["subject"] == reference["subject"]) & (here["role"] == "reference")]["maximum"].max()
-    return float(ours / theirs) if theirs > 0 else math.nan
+    ours, theirs = _find(memory, subject, IMPLEMENTATION), _find(memory, reference, IMPLEMENTATION)
+    return ours / theirs if theirs > 0 else math.nan
 
 
-def _largest(frame: pd.DataFrame, quantity: str) -> float:
-    """Largest sample of a quantity; NaN where it wasn't measured."""
-    return float(frame.loc[frame["quantity"] == quantity, "maximum"].max())
+def _by(frame: pd.DataFrame, quantity: str, key: list[str], column: str = "maximum") -> dict[Any, float]:
+    """The largest ``column`` of a quantity for every value of ``key``."""
+    found: dict[Any, float] = frame[frame["quantity"] == quantity].groupby(key)[column].max().to_dict()
+    return found
+
+
+def _find(found: Mapping[Any, float], row: Mapping[Any, Any], key: list[str]) -> float:
+    """The row's amount among those that `_by` found; NaN where it wasn't measured."""
+    return found.get(tuple(row[name] for name in key), math.nan)
