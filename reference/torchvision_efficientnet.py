@@ -7,6 +7,7 @@ from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
 from reference.library import Reference
 
@@ -44,6 +45,27 @@ def build(
         widen = partial(nn.Conv2d, kernel_size=3, stride=2, padding=1, bias=False)
         model.features[0][0] = widen(in_channels, model.features[0][0].out_channels)
     return model
+
+
+def build_scaled(width: float, depth: float, *, num_classes: int, dropout: float, drop_path: float) -> nn.Module:
+    """torchvision's EfficientNet at any multipliers of B0, with the BatchNorm constants of B5 and larger."""
+    rows = (  # expansion, kernel, stride, inputs, outputs, repeats: Tan & Le 2019, Table 1
+        (1, 3, 1, 32, 16, 1),
+        (6, 3, 2, 16, 24, 2),
+        (6, 5, 2, 24, 40, 2),
+        (6, 3, 2, 40, 80, 3),
+        (6, 5, 1, 80, 112, 3),
+        (6, 5, 2, 112, 192, 4),
+        (6, 3, 1, 192, 320, 1),
+    )
+    return EfficientNet(
+        [MBConvConfig(*row, width_mult=width, depth_mult=depth) for row in rows],
+        dropout,
+        drop_path,
+        num_classes,
+        partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
+        last_channel=round(1280 * width),
+    )
 
 
 REFERENCE = Reference(library="torchvision", version=torchvision.__version__, build=build)

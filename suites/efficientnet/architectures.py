@@ -28,6 +28,7 @@ def _efficientnet(
     billions: float,
     table2: tuple[float, float],
     joins: int,
+    gates: int,
     widths: tuple[int, ...],
     dropout: float,
 ) -> Architecture:
@@ -49,6 +50,7 @@ def _efficientnet(
             "depth": depth,
             "dropout": dropout,
             "drop_path": 0.2,
+            "gates": gates,
             "table2_parameters": table2[0] * 1e6,
             "table2_multiply_adds": table2[1] * 1e9,
         },
@@ -70,6 +72,7 @@ B0 = _efficientnet(
     billions=0.386,
     table2=(5.3, 0.39),
     joins=9,
+    gates=16,
     widths=(16, 24, 40, 80, 112, 192, 320, 1280),
     dropout=0.2,
 )
@@ -82,6 +85,7 @@ B1 = _efficientnet(
     billions=0.687,
     table2=(7.8, 0.7),
     joins=16,
+    gates=23,
     widths=(16, 24, 40, 80, 112, 192, 320, 1280),
     dropout=0.2,
 )
@@ -94,6 +98,7 @@ B2 = _efficientnet(
     billions=0.994,
     table2=(9.2, 1.0),
     joins=16,
+    gates=23,
     widths=(16, 24, 48, 88, 120, 208, 352, 1408),
     dropout=0.3,
 )
@@ -106,6 +111,7 @@ B3 = _efficientnet(
     billions=1.827,
     table2=(12, 1.8),
     joins=19,
+    gates=26,
     widths=(24, 32, 48, 96, 136, 232, 384, 1536),
     dropout=0.3,
 )
@@ -118,6 +124,7 @@ B4 = _efficientnet(
     billions=4.394,
     table2=(19, 4.2),
     joins=25,
+    gates=32,
     widths=(24, 32, 56, 112, 160, 272, 448, 1792),
     dropout=0.4,
 )
@@ -130,6 +137,7 @@ B5 = _efficientnet(
     billions=10.266,
     table2=(30, 9.9),
     joins=32,
+    gates=39,
     widths=(24, 40, 64, 128, 176, 304, 512, 2048),
     dropout=0.4,
 )
@@ -142,6 +150,7 @@ B6 = _efficientnet(
     billions=19.068,
     table2=(43, 19),
     joins=38,
+    gates=45,
     widths=(32, 40, 72, 144, 200, 344, 576, 2304),
     dropout=0.5,
 )
@@ -154,6 +163,7 @@ B7 = _efficientnet(
     billions=37.746,
     table2=(66, 37),
     joins=48,
+    gates=55,
     widths=(32, 48, 80, 160, 224, 384, 640, 2560),
     dropout=0.5,
 )
@@ -168,7 +178,7 @@ LITE0 = Architecture(
     default=True,
     source="TensorFlow's EfficientNet-lite page (4.7 M parameters); multiply-adds counted, convolutions and head",
     conventions=({}, {"padding": "symmetric", "norm_eps": 1e-5}),
-    facts={"width": 1.0, "depth": 1.0, "dropout": 0.2, "drop_path": 0.2, "page_multiply_adds": 0.407e9},
+    facts={"width": 1.0, "depth": 1.0, "dropout": 0.2, "drop_path": 0.2, "gates": 0, "page_multiply_adds": 0.407e9},
 )
 
 FAMILY = Family(
@@ -176,4 +186,5 @@ FAMILY = Family(
     architectures=(B0, B1, B2, B3, B4, B5, B6, B7, LITE0),
     model="suites.efficientnet.model",
     references=_references,
+    properties=("gates",),
 )

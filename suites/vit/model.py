@@ -91,7 +91,8 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, count in (("num_classes", num_classes), ("in_channels", in_channels), ("layers", layers)):
+        counts = {"num_classes": num_classes, "in_channels": in_channels, "layers": layers, "mlp_width": mlp_width}
+        for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name}={count}: must be at least 1")
         if patch_size < 1 or image_size < patch_size or image_size % patch_size:

@@ -1,0 +1,13 @@
+"""Speed and memory of Vision Transformers, interleaved with the references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_speed(measure: Callable[[str], None], mode: str) -> None:
+    measure(mode)
