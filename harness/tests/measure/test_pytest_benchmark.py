@@ -56,9 +56,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_table_json_and_failures(folder: Path) -> None:
-    done = pytest_in(folder, "--benchmark-only", "--benchmark-json", "out.json", "-rA")
-    assert "2 passed, 1 failed" in done.stdout or "1 failed, 2 passed" in done.stdout, done.stdout
+def test_table_json_failures_and_comparison(folder: Path) -> None:
+    saved = ("--benchmark-storage", "saved")
+    done = pytest_in(folder, "--benchmark-only", "--benchmark-json", "out.json", "--benchmark-autosave", *saved)
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
     assert "PytestBenchmarkWarning" not in done.stdout
     assert "tiny of mine: inference on a tensor (4, 3, 16, 16) of float32 gave a tensor (4, 768)" in done.stdout
     rows = {b["name"]: b for b in json.loads((folder / "out.json").read_text())["benchmarks"]}
@@ -68,8 +69,8 @@ def test_table_json_and_failures(folder: Path) -> None:
         # Both clocks surround the same seven calls, pytest-benchmark's from further out.
         assert row["stats"]["median"] >= row["extra_info"]["latency_median"]
         assert row["extra_info"]["parameters"] == 785_120
-
-
-def test_disabled_benchmarks_pass(folder: Path) -> None:
-    done = pytest_in(folder, "--benchmark-disable", "-k", "speed")
-    assert "2 passed" in done.stdout, done.stdout
+    # -W: with frequency scaling, pytest-benchmark warns that the machine differs from itself.
+    done = pytest_in(folder, "-k", "infer", "--benchmark-compare", *saved, "-W", "default")
+    assert "1 passed" in done.stdout, done.stdout
+    assert "(0001_" in done.stdout
+    assert "(NOW)" in done.stdout
