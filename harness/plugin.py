@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.checks import BREADTH, check_names, find_check
-from harness.records import CheckRecord, Mode, Outcome
+from harness.records import SPEED, CheckRecord, Mode, Outcome
 from harness.session import Session
 from harness.store import StoreError
 from harness.strategies import PROFILE, register_profiles
@@ -245,6 +245,8 @@ def pytest_runtest_makereport(
     session = item.config.stash[SESSION]
     params = _params(item)
     name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
+    if item.get_closest_marker("speed"):
+        name = f"{SPEED}{params.get('mode', '')}"
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:
         session.hung[subject.id] = str(name)
@@ -303,9 +305,7 @@ def _reproduce(item: pytest.Item, session: Session) -> str:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the store: the run is complete."""
-    store = session.config.stash[SESSION].store
-    if store is not None:
-        store.close()
+    session.config.stash[SESSION].close_store()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

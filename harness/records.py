@@ -14,6 +14,9 @@ from typing import Any, Literal, get_args
 
 SCHEMA = 1
 
+SPEED = "speed_"
+"""Checks whose names start so are benchmarks: one that fails was not measured, which says nothing about being right."""
+
 Outcome = Literal["passed", "failed", "skipped", "xfailed", "error"]
 Mode = Literal["infer", "train"]
 Quantity = Literal[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from harness.records import CheckRecord, Record
+from harness.records import SPEED, CheckRecord, Record
 
 
 def lines(records: Iterable[Record]) -> Iterator[str]:
@@ -16,7 +16,9 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
             grouped.setdefault((record.architecture, record.subject), []).append(record)
     for (architecture, subject), checks in grouped.items():
         counts = Counter(c.outcome for c in checks)
-        wrong = [c.check for c in checks if c.outcome in ("failed", "error")]
-        verdict = "WRONG" if wrong else "right" if counts["passed"] else "not judged"
+        failed = [c.check for c in checks if c.outcome in ("failed", "error")]
+        wrong = [name for name in failed if not name.startswith(SPEED)]
+        judged = any(c.outcome == "passed" and not c.check.startswith(SPEED) for c in checks)
+        verdict = "WRONG" if wrong else "right" if judged else "not judged"
         tally = ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items()))
-        yield f"{architecture} of {subject}: {verdict} ({tally})" + (f": {', '.join(wrong)}" if wrong else "")
+        yield f"{architecture} of {subject}: {verdict} ({tally})" + (f": {', '.join(failed)}" if failed else "")

@@ -123,6 +123,8 @@ def _graft(
 ) -> tuple[Grafted, ...]:
     grafted: list[Grafted] = []
     for reference in bench.family.references():
+        if classes != CLASSES and grafted:
+            break  # at full size one reference decides; all of them do at the small one
         model = build_reference(bench, reference, classes, side, convention)
         if model is None:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -65,12 +65,15 @@ class Workbench:
         """The suite's family."""
         return self.subject.family
 
-    def build(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
-        """A new module on the default device, seeded. The first failure is kept: later calls fail at once."""
+    def build(self, num_classes: int = 1000, *, seeding: bool = True, **keywords: Any) -> nn.Module:
+        """A new module on the default device, seeded unless ``seeding`` is False.
+
+        The first failure is kept: later calls fail at once.
+        """
         if self._failure is not None:
             raise self._failure
         try:
-            with seeded(self.seed):
+            with seeded(self.seed) if seeding else nullcontext():
                 return self._materialised(self.subject.build(num_classes, **keywords), num_classes, keywords)
         except SubjectError as error:
             if not keywords and torch.get_default_device().type != "meta":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -64,10 +63,15 @@ def _in_float32(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor]
 
 
 def check_parity_photographs(bench: Workbench) -> None:
-    """Logits of real photographs equal the references', in float64 at the published image size."""
-    images = photographs(bench.architecture.input_size)
+    """Logits of real photographs equal the references', in float64 at the published image size.
+
+    Without scikit-learn's sample photographs the images are random, and the notes say so.
+    """
+    side = bench.architecture.input_size
+    images = photographs(side)
     if images is None:
-        pytest.skip("scikit-learn's sample photographs are not installed (pip install -e '.[test]')")
+        bench.notes["images"] = "random: scikit-learn's sample photographs are not installed (the extra `test` has them)"
+        images = bench.images(2, side, seed=3)
     made: Transplant = transplant(bench, full_size=True)
     got = run(bench, made.subject, images, train=False, gradients=False, classes=made.classes)
     for grafted in made.grafted:
@@ -75,8 +79,11 @@ def check_parity_photographs(bench: Workbench) -> None:
         error = rowwise(got.logits, expected.logits)
         bench.notes.update(error=error, bound=1e-8)
         assert error <= 1e-8, (
-            f"{bench.who} differs from {grafted.title} on photographs: logits are off by {error:.1e}, expected at "
-            f"most 1e-08 (relative, float64)" + locate(bench, made.subject, grafted, images, 1e-8, train=False)
+            f"{bench.who} differs from {grafted.title} on images {tuple(images.shape)}: logits are off by {error:.1e}, "
+            "expected at most 1e-08 (relative, float64)"
+            + locate(bench, made.subject, grafted, images, 1e-8, train=False)
         )
         same = got.logits.topk(5).indices.tolist() == expected.logits.topk(5).indices.tolist()
-        assert same, f"{bench.who}: the five best classes of a photograph are not those of {grafted.title}"
+        assert same or made.classes < 5, (
+            f"{bench.who}: the five best classes of a photograph are not those of {grafted.title}"
+        )

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from harness.reproduce import describe_failure, forward_line
+from harness.shape_trace import ShapeTrace
 from harness.strategies import image_sizes, unshrunk
 from harness.workbench import CLASSES, Workbench
 
 CLASS_COUNTS = (1, 2, CLASSES, 37, 1000)
 CHANNEL_COUNTS = (1, 2, 3, 4, 13)
 LARGEST = {"meta": 640, "cpu": 96}
-
-
-aten = torch.ops.aten
-BATCH_NORMS = (
-    aten.native_batch_norm.default,
-    aten.cudnn_batch_norm.default,
-    aten._native_batch_norm_legit_no_training.default,
-    aten._batch_norm_no_update.default,
-)
-
-
-class _Shapes(TorchDispatchMode):
-    """Every shape that appears in a forward pass.
-
-    On the meta device a batch-normalisation takes 3 ms, since torch composes it in Python; its result has the shape
-    of its input, so here that is what it gives, after the one condition that it has on shapes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in BATCH_NORMS and args[0].is_meta and args[3] is not None and not args[0].requires_grad:
-            if args[3].numel() != args[0].shape[1]:
-                raise RuntimeError(f"running_mean has {args[3].numel()} elements, not {args[0].shape[1]}")
-            empty = args[0].new_empty(0)
-            return torch.empty_like(args[0]), empty, empty, *([empty] if func is BATCH_NORMS[3] else [])
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.seen.add(tuple(out.shape))
-        elif isinstance(out, tuple):
-            self.seen.update(tuple(t.shape) for t in out if isinstance(t, Tensor))
-        return out
 
 
 def check_shapes(bench: Workbench) -> None:
@@ -74,7 +35,10 @@ def check_shapes(bench: Workbench) -> None:
     if bench.channel_keyword:
         configurations += [(CLASSES, c) for c in CHANNEL_COUNTS if c != 3]
 
-    @settings(settings.default)
+    # Where the image size is fixed only the batch and the configuration vary, and a fifth of the draws covers them.
+    examples = settings.default.max_examples // (1 if architecture.patch is None else 5)
+
+    @settings(settings.default, max_examples=examples)
     @given(
         image_sizes(architecture, side=architecture.input_size, largest=LARGEST[device], largest_batch=17),
         st.sampled_from(configurations),
@@ -121,7 +85,7 @@ def _check_one(bench: Workbench, model: nn.Module, shape: tuple[int, int, int, i
         keywords += f", {bench.channel_keyword}={shape[1]}"
     line = f"\nreproduce: {forward_line(bench, shape, keywords=keywords, device=device)}"
     images = torch.empty(shape, device="meta") if device == "meta" else bench.images(*shape[:1], *shape[2:]).float()
-    with torch.no_grad(), _Shapes() as shapes:
+    with torch.no_grad(), ShapeTrace() as shapes:
         try:
             logits = bench.logits(model, images, classes)
         except AssertionError as error:

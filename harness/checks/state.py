@@ -6,6 +6,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,36 +132,60 @@ def _globals() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Fresh:
+    """Two instances built from different seeds, and the generator's state right after each was built."""
+
+    models: tuple[nn.Module, nn.Module]
+    generators: tuple[Tensor, Tensor]
+
+
+def _fresh(bench: Workbench) -> _Fresh:
+    """Built once for all checks of freshly built models; building is where global state is watched first."""
+
+    def make() -> _Fresh:
+        before, models, generators = _globals(), [], []
+        try:
+            for start in (1, 2):
+                with seeded(bench.seed + start):
+                    models.append(bench.build(CLASSES, seeding=False, **_size(bench)))
+                    generators.append(torch.get_rng_state())
+                _expect(bench, before, "building it")
+        finally:
+            _restore(before)
+        return _Fresh((models[0], models[1]), (generators[0], generators[1]))
+
+    fresh: _Fresh = bench.shared("fresh", make)
+    return fresh
+
+
 def check_global_state(bench: Workbench) -> None:
     """Building and calling changes no process-wide setting, and does not seed torch's generator."""
-    before = _globals()
-    after_build: list[Tensor] = []
-    try:
-        for start in (1, 2):
-            torch_state = torch.get_rng_state()
-            try:
-                torch.manual_seed(start)
-                model = bench.subject.build(CLASSES, **_size(bench))
-                _expect(bench, before, "building it")
-                after_build.append(torch.get_rng_state())
-                model.eval()
-                images = bench.images(2, bench.small_side(), seed=46).float()
-                with torch.no_grad():
-                    bench.logits(model, images)
-                _expect(bench, before, "a forward pass in eval mode")
-                model.train()
-                bench.logits(model, bench.images(4, bench.small_side(), seed=46).float()).sum().backward()
-                _expect(bench, before, "a training step")
-                after_build.append(torch.get_rng_state())
-            finally:
-                torch.set_rng_state(torch_state)
-    finally:
-        _restore(before)
-    assert not torch.equal(after_build[0], after_build[2]), (
+    fresh = _fresh(bench)
+    assert not torch.equal(*fresh.generators), (
         f"{bench.who}: building it seeds torch's generator: after different seeds the generator stands at the same "
         "place; expected the caller's seed to hold"
     )
-    assert not torch.equal(after_build[1], after_build[3]), f"{bench.who}: its forward pass seeds torch's generator"
+    model, before = fresh.models[0], _globals()
+    images = bench.images(4, bench.small_side(), seed=46).float()
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    after = []
+    try:
+        for start in (1, 2):
+            with seeded(bench.seed + start):
+                with torch.no_grad():
+                    bench.logits(model.eval(), images)
+                _expect(bench, before, "a forward pass in eval mode")
+                bench.logits(model.train(), images).sum().backward()
+                _expect(bench, before, "a training step")
+                after.append(torch.get_rng_state())
+    finally:
+        _restore(before)
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    assert not torch.equal(*after), f"{bench.who}: its forward pass seeds torch's generator"
 
 
 def _size(bench: Workbench) -> dict[str, int]:
@@ -194,11 +219,7 @@ def _restore(before: dict[str, Any]) -> None:
 
 def check_initialisation(bench: Workbench) -> None:
     """Freshly built weights are finite, differ between seeds, break symmetry, and give finite loss and gradients."""
-    models = []
-    for start in (1, 2):
-        with seeded(bench.seed + start):
-            models.append(bench.subject.build(CLASSES, **_size(bench)))
-    model = models[0]
+    model, second = _fresh(bench).models
     matrices = [(n, p.detach()) for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 64]
     bad = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     assert not bad, f"{bench.who}: freshly built, {', '.join(bad[:5])} is not finite"
@@ -208,7 +229,7 @@ def check_initialisation(bench: Workbench) -> None:
         f"{bench.who}: freshly built, every value of {', '.join((nonzero or constant)[:5])} is the same, so its units "
         "can't learn different things"
     )
-    other = dict(models[1].named_parameters())
+    other = dict(second.named_parameters())
     same = [n for n, p in matrices if n not in constant and n in other and torch.equal(p, other[n].detach())]
     assert not same, f"{bench.who}: {', '.join(same[:5])} starts with the same values under different seeds"
     model.train()
@@ -217,7 +238,9 @@ def check_initialisation(bench: Workbench) -> None:
     value = loss.item()
     assert math.isfinite(value), f"{bench.who}: freshly built, the loss of a training batch is {value}"
     loss.backward()
-    wild = [n for n, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
     assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
     assert value < 100, (
         f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "

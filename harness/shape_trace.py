@@ -1,0 +1,92 @@
+"""Every shape that a forward pass goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+BATCH_NORMS = (
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten._batch_norm_no_update.default,
+)
+
+
+class ShapeTrace(TorchDispatchMode):
+    """Every shape that appears in a forward pass.
+
+    On the meta device torch composes batch-normalisations and element-wise operations in Python, at up to 3 ms each.
+    Their shapes follow one rule (that of the input, and broadcasting), which is applied here instead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        quick = _by_rule(func, args, kwargs)
+        if quick is not None:
+            out = quick if isinstance(quick, Tensor) else quick[0]
+            self.seen.add(tuple(out.shape))
+            return quick
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.seen.add(tuple(out.shape))
+        elif isinstance(out, tuple):
+            self.seen.update(tuple(t.shape) for t in out if isinstance(t, Tensor))
+        return out
+
+
+def _by_rule(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Any:
+    """What an operation gives on meta tensors where that is a matter of shapes alone; None where it is not."""
+    if kwargs or not args or not isinstance(args[0], Tensor) or not args[0].is_meta:
+        return None
+    first = args[0]
+    if func in BATCH_NORMS and args[3] is not None:
+        if args[3].numel() != first.shape[1]:
+            raise RuntimeError(f"running_mean has {args[3].numel()} elements, not {first.shape[1]}")
+        empty = first.new_empty(0)
+        return torch.empty_like(first), empty, empty, *([empty] if func is BATCH_NORMS[3] else [])
+    if func is aten.native_layer_norm.default:
+        kept = first.shape[: first.ndim - len(args[1])]
+        if tuple(args[1]) != tuple(first.shape[first.ndim - len(args[1]) :]):
+            return None
+        statistics = first.new_empty((*kept, *[1] * len(args[1])))
+        return torch.empty_like(first), statistics, torch.empty_like(statistics)
+    if func in (aten._softmax.default, aten._log_softmax.default) and args[2] is False:
+        return torch.empty_like(first)
+    if func is aten.mean.dim and first.is_floating_point() and len(args) > 1 and args[1]:
+        dims = {d % first.ndim for d in args[1]}
+        keep = len(args) > 2 and args[2]
+        sides = [1 if d in dims else n for d, n in enumerate(first.shape) if keep or d not in dims]
+        return first.new_empty(sides)
+    if torch.Tag.pointwise not in func.tags:
+        return None
+    operands = [a for a in args if isinstance(a, Tensor)]
+    if any(t.dtype is not first.dtype or not t.is_meta for t in operands) or not first.is_floating_point():
+        return None
+    shape = _broadcast(operands)
+    name = func.overloadpacket.__name__
+    if name.endswith("_") and not name.endswith("__"):
+        return first if shape == first.shape else None  # the operation itself says what is wrong
+    if name in COMPARISONS:
+        return None
+    return first.new_empty(shape)
+
+
+def _broadcast(operands: Sequence[Tensor]) -> torch.Size:
+    shapes = {t.shape for t in operands}
+    return shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
+
+
+COMPARISONS = frozenset(
+    ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or", "signbit")
+)
