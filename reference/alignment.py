@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from reference.layers import Layer, LayerGraph, read_layers
 from reference.matching import match_layers
@@ -21,7 +22,14 @@ from reference.transfer import Transfer
 
 
 class AlignmentError(ValueError):
-    """The two models don't have the same parameters; the message says what each has that the other hasn't."""
+    """The two models don't have the same parameters; the message says what each has that the other hasn't.
+
+    ``alignment`` is as much of it as was found, for a table; None where the models could not even be compared.
+    """
+
+    def __init__(self, message: str, alignment: Alignment | None = None) -> None:
+        super().__init__(message)
+        self.alignment = alignment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +87,7 @@ def align(
     they were. Raises AlignmentError where parameters are left without a counterpart; what forward raises is passed on.
     """
     for name, model in (("subject", subject), ("reference", reference)):
-        lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedTensorMixin)]
+        lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
         if lazy:
             raise AlignmentError(f"the {name}'s {lazy[0]} has no shape yet: run the model once before aligning it")
     return align_traces(trace(subject, sample), trace(reference, sample), state_dict_map=state_dict_map)
@@ -104,7 +112,7 @@ def align_traces(subject: Trace, reference: Trace, *, state_dict_map: Mapping[st
     transfer.add_left_over()
     alignment = Alignment(ours, theirs, pairs, transfer)
     if alignment.unmatched_subject or alignment.unmatched_reference:
-        raise AlignmentError(_describe(alignment, subject, reference))
+        raise AlignmentError(_describe(alignment, subject, reference), alignment)
     return alignment
 
 

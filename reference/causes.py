@@ -72,7 +72,9 @@ def momentum_cause(place: Place) -> Iterator[tuple[Layer, Layer, str, float]]:
 
 def _same(got: Any, expected: Any) -> bool:
     if isinstance(got, float) or isinstance(expected, float):
-        return bool(abs(got - expected) <= 1e-2 * abs(expected))  # an eps read off a handwritten norm is rounded
+        return abs(float(got) - float(expected)) <= 1e-2 * abs(
+            float(expected)
+        )  # an eps read off a handwritten norm is rounded
     return bool(got == expected)
 
 

@@ -11,10 +11,10 @@ from reference.provenance import CONSTANT, SHIFT, Elements, position_of, source_
 from reference.trace import Node, Source, Trace
 
 ELEMENTWISE = frozenset({
-    "add", "sub", "rsub", "mul", "div", "addcmul", "addcdiv", "neg", "pow", "sqrt", "rsqrt", "exp", "erf", "abs",
-    "square", "relu", "relu6", "gelu", "silu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh", "tanh", "clamp", "clamp_min",
-    "clamp_max", "leaky_relu", "elu", "mish", "softplus", "threshold", "native_dropout", "masked_fill", "where",
-    "reciprocal", "maximum", "minimum", "lerp", "log_sigmoid_forward",
+    "add", "sub", "rsub", "mul", "div", "addcmul", "addcdiv", "neg", "pow", "sqrt", "rsqrt", "exp", "erf",
+    "abs", "square", "relu", "relu6", "gelu", "silu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh", "tanh",
+    "clamp", "clamp_min", "clamp_max", "leaky_relu", "elu", "mish", "softplus", "threshold", "native_dropout",
+    "masked_fill", "where", "reciprocal", "maximum", "minimum", "lerp", "log_sigmoid_forward",
 })  # fmt: skip
 """Operations whose result element depends on the operands' elements at the same (broadcast) place only."""
 

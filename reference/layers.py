@@ -33,7 +33,7 @@ class Layer:
     number: int
     kind: str
     roles: dict[str, Elements]
-    """``weight``, ``bias``, ``running_mean``, ``running_var``: which state elements play the role, in a fixed layout."""
+    """``weight``, ``bias``, ``running_mean``, ``running_var``: which state plays the role, in a fixed layout."""
     node: Node
     output: int
     """Source number of the result."""

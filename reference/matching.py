@@ -119,7 +119,7 @@ def _likeness(ours: _Sides, mine: int, theirs: _Sides, other: int, pairs: Pairs)
     if (left.kind, left.shape, left.part) != (right.kind, right.shape, right.part):
         return 0.0
     neighbours = [(n, p) for n, p in left.before if (pairs.get(n), p) in right.before]
-    hyper = sum(left.hyper.get(key) == value for key, value in right.hyper.items())
+    hyper = len([key for key, value in right.hyper.items() if left.hyper.get(key) == value])
     return 1.0 + 0.1 * len(neighbours) / (1 + len(right.before)) + 0.01 * hyper
 
 

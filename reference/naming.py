@@ -43,7 +43,7 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def stage_name(name: str) -> str:
-    """The stage that a layer name belongs to: up to its first number after which comes more, else its first part.
+    """The stage that a layer lies in: its name up to the first number that more follows, else its first part.
 
     ``layer3.0.conv2`` lies in ``layer3``, ``features.4.0.block.1`` in ``features.4``, ``blocks.2.attn`` in ``blocks.2``,
     ``encoder.layers.encoder_layer_3.mlp`` in ``encoder.layers.encoder_layer_3``.
@@ -51,8 +51,6 @@ def stage_name(name: str) -> str:
     parts = name.split(" ")[0].split(".")
     for place, part in enumerate(parts):
         if part[-1:].isdigit() and (place + 1 < len(parts) or place == 0):
-            if part.isdigit():
-                return ".".join(parts[: place + 1])
             return ".".join(parts[: place + 1])
     return parts[0]
 

@@ -54,7 +54,8 @@ def read_product(node: Node, flow: Flow) -> Product | None:
     if block_rows is not None:
         return Product(kind="linear", weight=weight, bias=bias, operand=data, feature_dim=-1 if not swapped else -2)
     columns = _columns(data, swapped, flow)
-    kind, hyper = "linear", {}
+    kind = "linear"
+    hyper: dict[str, Any] = {}
     if columns is not None:
         weight, kind, hyper = _arrange(weight, columns, flow)
     return Product(

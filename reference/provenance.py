@@ -153,7 +153,7 @@ class Ledger:
     def of(self, tensor: Tensor) -> Elements:
         """The origin of each element of ``tensor``."""
         known = self._storages.get(tensor.untyped_storage().data_ptr())
-        size, stride, offset = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
+        size, stride, offset = tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
         if known is None:
             return Elements(size=size, stride=(0,) * len(size))
         if known.codes is not None:

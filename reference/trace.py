@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ class Node:
 
     index: int
     op: str
-    function: Callable[..., Any]
+    function: torch._ops.OpOverload[..., Any]
     args: tuple[Any, ...]
     """As given, with each tensor replaced by its `Operand`."""
     kwargs: dict[str, Any]
@@ -107,9 +108,9 @@ class Trace:
         return self.nodes[index] if index >= 0 else None
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, sample: Tensor, compute: bool, keep_values: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self.sources = [Source(0, "constant")]
         self.nodes: list[Node] = []
@@ -222,7 +223,7 @@ def _source(
     names: tuple[str, ...] = (),
 ) -> Source:
     return Source(
-        number, kind, tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), node, dynamic, names
+        number, kind, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), node, dynamic, names
     )
 
 
@@ -261,7 +262,8 @@ def trace(model: nn.Module, sample: Tensor, *, train: bool = False, keep_values:
 def _trace(model: nn.Module, sample: Tensor, train: bool, *, compute: bool, keep_values: bool) -> Trace:
     sample = sample.detach().clone()
     recorder = _Recorder(model, sample, compute, keep_values)
-    with untouched(model, train=train), torch.enable_grad(), recorder:
+    with untouched(model, train=train), torch.no_grad(), warnings.catch_warnings(), recorder:
+        warnings.simplefilter("ignore")  # who runs the model for its answer hears them
         output = model(sample)
     tensors = _tensors(output)
     found = {source for tensor in tensors for source in recorder.ledger.of(tensor).sources()}

@@ -60,7 +60,7 @@ class _Side:
             names = self.homes[elements.source]
             tensor = self.state[names[0]]
             if len(names) == 1 and tensor.is_contiguous() and tensor.storage_offset() <= elements.offset:
-                offset = elements.offset - tensor.storage_offset()
+                offset = elements.offset - int(tensor.storage_offset())
                 return [(None, _Piece(names[0], elements.size, elements.stride, offset))]
         flat = elements.codes().reshape(-1)
         found: list[tuple[Tensor | None, _Piece]] = []
@@ -92,7 +92,7 @@ class _Side:
         tensor = self.state[name]
         source = next(number for number, names in self.homes.items() if name in names)
         return Elements(
-            size=tuple(tensor.shape), source=source, stride=tensor.stride(), offset=tensor.storage_offset()
+            size=tuple(tensor.shape), source=source, stride=tensor.stride(), offset=int(tensor.storage_offset())
         )  # fmt: skip
 
     def free(self, piece: _Piece) -> bool:

@@ -184,18 +184,20 @@ class MeanPooled(wt.WrittenTransformer):
 
 
 BLOCK = "encoder.layers.encoder_layer_0"
+ATTENTION = f"{BLOCK}.self_attention"
+Whole = wt.WrittenTransformer
 TRANSFORMER_FAULTS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "heads": (lambda: wt.WrittenTransformer(attention=FewerHeads), f"{BLOCK}.self_attention", "number of heads 2 instead of 4"),
-    "causal": (lambda: wt.WrittenTransformer(attention=CausalAttention), f"{BLOCK}.self_attention", "attention mask causal instead of none"),
-    "masked": (lambda: wt.WrittenTransformer(attention=MaskedAttention), f"{BLOCK}.self_attention", "attention mask"),
-    "scale": (lambda: wt.WrittenTransformer(attention=UnscaledAttention), f"{BLOCK}.self_attention", "attention scale 1.0 instead of 0.25"),
-    "patches": (lambda: wt.WrittenTransformer(patches=ColumnMajorPatches), "encoder.pos_embedding", "order of patches"),
-    "eps": (lambda: wt.WrittenTransformer(norm=LooseNorm), f"{BLOCK}.ln_1", "eps 1e-05 instead of 1e-06"),
-    "handwritten-eps": (lambda: wt.WrittenTransformer(norm=LooseHandwrittenNorm), f"{BLOCK}.ln_1", "eps 1e-05 instead of 1e-06"),
+    "heads": (lambda: Whole(attention=FewerHeads), ATTENTION, "number of heads 2 instead of 4"),
+    "causal": (lambda: Whole(attention=CausalAttention), ATTENTION, "attention mask causal instead of none"),
+    "masked": (lambda: Whole(attention=MaskedAttention), ATTENTION, "attention mask"),
+    "scale": (lambda: Whole(attention=UnscaledAttention), ATTENTION, "attention scale 1.0 instead of 0.25"),
+    "patches": (lambda: Whole(patches=ColumnMajorPatches), "encoder.pos_embedding", "order of patches"),
+    "eps": (lambda: Whole(norm=LooseNorm), f"{BLOCK}.ln_1", "eps 1e-05 instead of 1e-06"),
+    "handwritten-eps": (lambda: Whole(norm=LooseHandwrittenNorm), f"{BLOCK}.ln_1", "eps 1e-05 instead of 1e-06"),
     "gelu": (ApproximateGelu, f"{BLOCK}.mlp.3", "gelu (tanh approximation) instead of gelu"),
     "post-norm": (PostNorm, f"{BLOCK}.ln_1", "norm order: after the addition (post-norm)"),
     "mean": (MeanPooled, "heads.head", "mean"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", TRANSFORMER_FAULTS)
