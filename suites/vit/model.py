@@ -158,7 +158,7 @@ def resize_position_embedding(state: Mapping[str, Tensor], image_size: int, patc
     if old == new:
         return dict(state)
     first, patches = embedding[:, :1], embedding[:, 1:]
-    grid = patches.transpose(1, 2).unflatten(2, (old, old))  # (1, width, row, column)
+    grid = patches.transpose(1, 2).reshape(1, -1, old, old)  # (1, width, row, column)
     grid = F.interpolate(grid.float(), size=(new, new), mode="bicubic", antialias=True).to(embedding.dtype)
     return {**state, key: torch.cat((first, grid.flatten(2).transpose(1, 2)), dim=1)}
 
