@@ -47,8 +47,13 @@ def nodes(root: Any) -> Iterator[Any]:
             if child is not None and child not in seen:
                 seen.add(child)
                 stack.append(child)
-    found.sort(key=lambda n: n._sequence_nr(), reverse=True)
+    found.sort(key=_executed, reverse=True)
     yield from found
+
+
+def _executed(node: Any) -> int:
+    """Place in the order of execution; leaves (gradient accumulators) come before everything."""
+    return -1 if getattr(node, "variable", None) is not None else int(node._sequence_nr())
 
 
 def joins(logits: Tensor, source: Tensor) -> tuple[list[Join], list[Cut]]:

@@ -218,7 +218,7 @@ def run(
             logits = bench.logits(model, images, classes)
             if gradients:
                 model.zero_grad(set_to_none=True)
-                _backward(bench, logits, cotangent(bench, logits))
+                bench.backward(logits, cotangent(bench, logits))
         return Outcome(
             logits=logits.detach(),
             input_gradient=None if images.grad is None else images.grad.detach(),
@@ -235,13 +235,6 @@ def run(
                 own[name].copy_(buffer)
         for parameter in model.parameters():
             parameter.grad = None
-
-
-def _backward(bench: Workbench, logits: Tensor, direction: Tensor) -> None:
-    try:
-        torch.autograd.backward(logits, direction)
-    except RuntimeError as error:
-        raise SubjectError(f"{bench.who}: backward raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def cotangent(bench: Workbench, logits: Tensor) -> Tensor:

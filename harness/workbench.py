@@ -163,11 +163,19 @@ class Workbench:
             try:
                 self._shared[key] = make()
             except AssertionError as error:
-                self._shared[key] = error
+                self._shared[key] = SubjectError(f"{first_line(error)} (said in full by the first check that met it)")
+                raise
         value = self._shared[key]
         if isinstance(value, AssertionError):
             raise value
         return value
+
+    def backward(self, value: Tensor, direction: Tensor | None = None) -> None:
+        """Backpropagate; raises SubjectError where the graph refuses."""
+        try:
+            torch.autograd.backward(value, direction)
+        except RuntimeError as error:
+            raise SubjectError(f"{self.who}: backward raised {type(error).__name__}: {first_line(error)}") from error
 
     def close(self) -> None:
         """Let go of all models."""

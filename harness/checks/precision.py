@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.localise import locate
+from harness.lifting import LiftFloat32
 from harness.photographs import photographs
-from harness.transplant import Transplant, rowwise, run, transplant
+from harness.transplant import CEILING, Transplant, rowwise, run, transplant
 from harness.workbench import Workbench
 
 MARGIN = 20.0
@@ -52,6 +53,13 @@ def _judge(
         ours = rowwise(_in_float32(made.subject, forward, images), exact)
     bound = max(margin * theirs, least)
     bench.notes.update(error=ours, reference_error=theirs, bound=bound)
+    if ours > bound:
+        with torch.no_grad(), LiftFloat32():
+            wrong = rowwise(bench.logits(made.subject, images), exact)
+        assert wrong <= CEILING, (
+            f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, and in float64 by "
+            f"{wrong:.1e} already: the network differs, whatever the precision (see parity_eval)"
+        )
     assert ours <= bound, (
         f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, the references' by "
         f"{theirs:.1e}; expected at most {bound:.1e} (relative): a part computes in lower precision than it should"

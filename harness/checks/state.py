@@ -176,7 +176,7 @@ def check_global_state(bench: Workbench) -> None:
                 with torch.no_grad():
                     bench.logits(model.eval(), images)
                 _expect(bench, before, "a forward pass in eval mode")
-                bench.logits(model.train(), images).sum().backward()
+                bench.backward(bench.logits(model.train(), images).sum())
                 _expect(bench, before, "a training step")
                 after.append(torch.get_rng_state())
     finally:
@@ -237,7 +237,7 @@ def check_initialisation(bench: Workbench) -> None:
     loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(4))
     value = loss.item()
     assert math.isfinite(value), f"{bench.who}: freshly built, the loss of a training batch is {value}"
-    loss.backward()
+    bench.backward(loss)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
