@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from reference.layers import Layer, LayerGraph, read_layers
+from reference.layer import Layer, LayerGraph
+from reference.layers import read_layers
 from reference.matching import match_layers
 from reference.naming import activation_after, display_kind, layer_name
 from reference.provenance import Elements

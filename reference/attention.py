@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from reference.dataflow import Flow, coordinates
+from reference.dataflow import ELEMENTWISE, Flow, codes_at, coordinates
+from reference.layer import Layer
 from reference.provenance import SHIFT, Elements, from_codes, position_of, source_of
 from reference.trace import Node
 
-if TYPE_CHECKING:
-    from reference.layers import Layer
-
-SOFTMAXES = ("_softmax", "_safe_softmax")
+SOFTMAXES = ("_softmax", "_safe_softmax", "_log_softmax")
+SECOND_PRODUCTS = ("bmm", "mm", "baddbmm")
 
 
 class AttentionFinder:
@@ -24,8 +24,6 @@ class AttentionFinder:
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        self.parts: dict[int, dict[str, Elements]] = {}
-        """Layer number -> ``q``, ``k``, ``v``, each (batch x heads, tokens, width)."""
 
     def fused(self, node: Node) -> tuple[dict[str, Elements], dict[str, Any]]:
         """(parts, hyper-parameters) of a fused attention operation on (batch, heads, tokens, width)."""
@@ -34,7 +32,7 @@ class AttentionFinder:
         given = dict(zip(schema, node.args, strict=False)) | node.kwargs
         width = q.size[-1]
         hyper = {
-            "heads": q.size[-3] if len(q.size) > 3 else 1,
+            "heads": len(self._rows(q)),
             "scale": float(given.get("scale") or width**-0.5),
             "mask": "causal" if given.get("is_causal") else "given" if given.get("attn_mask") is not None else "none",
         }
@@ -42,72 +40,60 @@ class AttentionFinder:
 
     def product(self, node: Node) -> tuple[dict[str, Elements], dict[str, Any]] | None:
         """The same for the second product of attention written out; None for any other product."""
-        arguments = [a.elements for a in node.args[1:] if hasattr(a, "elements")] if node.op == "baddbmm" else [
-            a.elements for a in node.args if hasattr(a, "elements")]  # fmt: skip
-        if node.op not in ("bmm", "mm", "baddbmm") or not all(self.flow.is_dynamic(a) for a in arguments):
+        arguments = _factors(node)
+        if node.op not in SECOND_PRODUCTS or not all(self.flow.is_dynamic(a) for a in arguments):
             return None
-        for place in (0, 1):
-            softmax = self._back(arguments[place], SOFTMAXES)
-            if softmax is None:
+        for place in (0, 1):  # the weights may stand on either side; their keys are what is summed over
+            weights = _batched(arguments[place])
+            found = self._scores(weights if place == 0 else _swap(weights))
+            if found is None:
                 continue
+            scores, path, keys_are_columns = found
+            left, right = (_batched(a) for a in _factors(scores))
+            q, k = (left, _swap(right)) if keys_are_columns else (_swap(right), left)
             values = _batched(arguments[1 - place])
-            v = values if place == 0 else _swap(values)
-            scores = self._back(softmax.operands[0].elements, ("bmm", "mm", "baddbmm"))
-            if scores is None:
-                return None
-            q, k = self._query_and_key(scores, softmax)
-            parts = {"q": q, "k": k, "v": v}
-            return parts, {"heads": self._heads(q), "scale": self._scale(softmax, scores), "mask": self._mask(softmax)}
+            hyper = {"heads": len(self._rows(q)), "scale": self._scale(scores, path), "mask": _mask(path)}
+            return {"q": q, "k": k, "v": values if place == 0 else _swap(values)}, hyper
         return None
 
-    def _back(self, elements: Elements, wanted: tuple[str, ...]) -> Node | None:
-        """The operation called one of ``wanted`` behind elementwise operations."""
+    def _scores(self, weights: Elements) -> tuple[Node, list[Node], bool] | None:
+        """The first product behind attention weights (batch x heads, queries, keys), if a softmax lies between.
+
+        Gives it, the operations between, last first, and whether the keys lie on its last dimension.
+        """
+        corner = [torch.zeros(2, dtype=torch.int64) for _ in weights.size]
+        corner[2] = torch.tensor([0, weights.size[2] - 1])
+        codes, path = codes_at(weights, corner), list[Node]()
         while True:
-            sources = [s for s in elements.sources() if self.flow.trace.sources[s].dynamic]
-            node = self.flow.trace.node_of(sources[0]) if len(sources) == 1 else None
-            if node is None or node.op in wanted:
-                return node
-            before = self.flow.through(node)
+            number = int(source_of(codes)[0])
+            node = self.flow.trace.node_of(number)
+            if node is None or node.output != number:
+                return None
+            index = coordinates(self.flow.trace.sources[number], position_of(codes))
+            if node.op in SECOND_PRODUCTS:
+                dynamic = all(self.flow.is_dynamic(a) for a in _factors(node))
+                exponential = any(n.op in SOFTMAXES or n.op == "exp" for n in path)
+                return (node, path, int(index[-1][0]) != int(index[-1][1])) if dynamic and exponential else None
+            before = self._main_operand(node)
             if before is None:
                 return None
-            elements = before
+            path.append(node)
+            codes = codes_at(before, index)
 
-    def _query_and_key(self, scores: Node, softmax: Node) -> tuple[Elements, Elements]:
-        """Both sides of the first product as (batch x heads, tokens, width); the softmax runs over the keys."""
-        pair = [a.elements for a in scores.args if hasattr(a, "elements")][-2:]
-        left, right = _batched(pair[0]), _swap(_batched(pair[1]))
-        scored = softmax.operands[0].elements
-        dim = int(softmax.args[1]) % len(scored.size)
-        corner = [torch.zeros(2, dtype=torch.int64) for _ in scored.size]
-        corner[dim] = torch.tensor([0, scored.size[dim] - 1])
-        from reference.dataflow import codes_at
+    def _main_operand(self, node: Node) -> Elements | None:
+        """The operand that an elementwise operation or a softmax changes: the first of the result's size."""
+        if node.op not in ELEMENTWISE and node.op not in SOFTMAXES:
+            return None
+        count = math.prod(self.flow.trace.sources[node.output].size)
+        found = (o.elements for o in node.operands if self.flow.is_dynamic(o.elements) and o.elements.numel == count)
+        return next(found, None)
 
-        codes = codes_at(scored, corner)
-        for _ in range(8):  # to the product itself, whose rows and columns are known
-            node = self.flow.trace.node_of(int(source_of(codes)[0]))
-            if node is scores or node is None:
-                break
-            before = self.flow.through(node)
-            if before is None:
-                break
-            codes = codes_at(before, coordinates(self.flow.trace.sources[node.output], position_of(codes)))
-        index = coordinates(self.flow.trace.sources[scores.output], position_of(codes))
-        along_columns = int(index[-1][0]) != int(index[-1][1])
-        return (left, right) if along_columns else (right, left)
-
-    def _heads(self, q: Elements) -> int:
-        _, groups = self._rows(q)
-        return groups
-
-    def _rows(self, part: Elements) -> tuple[Tensor, int]:
-        """(codes of the first token of the first sample, shaped (heads, width), traced to their start; heads)."""
-        if len(part.size) == 4:
-            codes = self.flow.resolve(part.select(0, 0).select(1, 0).codes())
-            return codes, codes.shape[0]
-        firsts = self.flow.resolve(part.select(1, 0).codes())  # (batch x heads, width)
+    def _rows(self, part: Elements) -> Tensor:
+        """Codes of the first token of the first sample, shaped (heads, width), traced to where they start."""
+        first = part.select(len(part.size) - 2, 0)  # (..., width): batch and heads, in whatever dimensions
+        firsts = self.flow.resolve(first.codes().reshape(-1, first.size[-1]))
         start = self._token(firsts[:, 0])
-        mine = (start == start[0]).nonzero().reshape(-1)
-        return firsts[mine], len(mine)
+        return firsts[start == start[0]]
 
     def _token(self, codes: Tensor) -> Tensor:
         """Which row of the projection's result each code lies in."""
@@ -122,61 +108,91 @@ class AttentionFinder:
             row = row * length + i
         return row
 
-    def _scale(self, softmax: Node, scores: Node) -> float | None:
-        """Product of the constant factors between projections and softmax."""
-        scale = 1.0
-        starts = [softmax.operands[0].elements, *[a.elements for a in scores.args if hasattr(a, "elements")][-2:]]
-        for start in starts:
+    def _scale(self, scores: Node, path: list[Node]) -> float:
+        """Product of the constant factors between the projections and the softmax."""
+        nodes = list(path)
+        for start in _factors(scores):
             elements: Elements | None = start
             while elements is not None:
-                sources = [s for s in elements.sources() if self.flow.trace.sources[s].dynamic]
+                sources = elements.sources()
                 node = self.flow.trace.node_of(sources[0]) if len(sources) == 1 else None
-                if node is None or node is scores:
-                    break
-                factor = _factor(node)
-                if node.op in ("mul", "div") and factor is not None:
-                    scale *= factor if node.op == "mul" else 1 / factor
-                elements = self.flow.through(node)
-        if scores.op == "baddbmm":
-            scale *= float(scores.kwargs.get("alpha", 1.0))
+                elements = self.flow.through(node) if node is not None else None
+                nodes += [node] if node is not None and elements is not None else []
+        scale = float(scores.kwargs.get("alpha", 1.0)) if scores.op == "baddbmm" else 1.0
+        for node in nodes:
+            factor = _factor(node)
+            if node.op in ("mul", "div") and factor is not None:
+                scale *= factor if node.op == "mul" else 1 / factor
         return scale
 
-    def _mask(self, softmax: Node) -> str:
-        sources = softmax.operands[0].elements.sources()
-        node = self.flow.trace.node_of(sources[0]) if sources else None
-        return "given" if node is not None and node.op in ("masked_fill", "add", "where") else "none"
-
     def split(self, layers: list[Layer], main: Mapping[int, Layer]) -> list[Layer]:
-        """``layers`` with each projection replaced by the parts of it that are query, key or value."""
-        wanted: dict[int, list[tuple[int, str, list[int]]]] = {}
-        for number, parts in self.parts.items():
-            for port, part in parts.items():
-                codes, heads = self._rows(part)
-                sources = torch.unique(source_of(codes)).tolist()
-                layer = main.get(sources[0]) if len(sources) == 1 else None
-                if layer is None:
+        """``layers`` with each projection replaced by what of it is query, key or value.
+
+        Attention written as one operation for each head, side by side, becomes one with all heads.
+        """
+        number, replaced, absorbed = len(layers), dict[int, list[Layer]](), dict[int, int]()
+        for group in _groups(layers):
+            target = group[0]
+            absorbed |= {layer.number: target.number for layer in group[1:]}
+            ports = {port: [self._segment(layer.ports[port], main) for layer in group] for port in ("q", "k", "v")}
+            target.hyper["heads"] = sum(len(self._rows(layer.ports["q"])) for layer in group)
+            for port, segments in ports.items():
+                known = [segment for segment in segments if segment is not None]
+                if len(known) < len(segments):
                     continue
-                features = _features(codes, layer, self.flow)
-                if len(set(features)) == len(features) and max(features) < layer.shape[0]:
-                    wanted.setdefault(layer.number, []).append((number, port, features))
-                layers[number].hyper["heads"] = heads
-        result: list[Layer] = []
-        number = len(layers)
-        for layer in layers:
-            if layer.number not in wanted:
-                result.append(layer)
-                continue
-            for attention, port, features in wanted[layer.number]:
-                roles = {role: elements.take(0, features) for role, elements in layer.roles.items()}
-                part_layer = replace(layer, number=number, roles={r: e for r, e in roles.items() if e.sources()},
-                                     part=port)  # fmt: skip
+                part = _joined(known, number, port)
                 number += 1
-                result.append(part_layer)
-                target = layers[attention]
-                target.before = frozenset(
-                    (part_layer.number, p) if n == layer.number and p == port else (n, p) for n, p in target.before
-                )
+                replaced.setdefault(known[0][0].number, []).append(part)
+                origins = {layer.number for layer, _ in known}
+                for origin in origins:
+                    replaced.setdefault(origin, [])
+                others = frozenset(link for layer in group for link in layer.before)
+                kept = {(n, p) for n, p in target.before | others if p != port}
+                target.before = frozenset(kept | {(part.number, port)})
+        result = []
+        for layer in layers:
+            if layer.number in absorbed:
+                continue
+            layer.before = frozenset((absorbed.get(n, n), port) for n, port in layer.before)
+            result += replaced.get(layer.number, [layer])
         return result
+
+    def _segment(self, part: Elements, main: Mapping[int, Layer]) -> tuple[Layer, list[int]] | None:
+        """The projection that ``part`` comes from, and which of its output features it is, in order of the heads."""
+        codes = self._rows(part)
+        sources = torch.unique(source_of(codes)).tolist()
+        layer = main.get(sources[0]) if len(sources) == 1 else None
+        if layer is None:
+            return None
+        features = _features(codes, layer, self.flow)
+        usable = len(set(features)) == len(features) and max(features) < layer.shape[0]
+        return (layer, features) if usable else None
+
+
+def _groups(layers: list[Layer]) -> list[list[Layer]]:
+    """Attention layers, those together whose results stand side by side as the input of one linear map."""
+    by_output = {layer.output: layer for layer in layers if layer.kind == "attention"}
+    groups, seen = list[list[Layer]](), set[int]()
+    for layer in layers:
+        if len(layer.origins) > 1 and all(origin in by_output for origin in layer.origins):
+            groups.append([by_output[origin] for origin in layer.origins])
+            seen |= set(layer.origins)
+    return groups + [[layer] for output, layer in by_output.items() if output not in seen]
+
+
+def _joined(segments: list[tuple[Layer, list[int]]], number: int, port: str) -> Layer:
+    """One projection from pieces of one or more."""
+    first = segments[0][0]
+    if all(layer is first for layer, _ in segments):
+        rows = [feature for _, features in segments for feature in features]
+        roles = {role: elements.take(0, rows) for role, elements in first.roles.items()}
+    else:
+        roles = {
+            role: from_codes(torch.cat([layer.roles[role].take(0, rows).codes() for layer, rows in segments]))
+            for role in first.roles
+            if all(role in layer.roles for layer, _ in segments)
+        }
+    return replace(first, number=number, roles={r: e for r, e in roles.items() if e.sources()}, part=port)
 
 
 def _features(codes: Tensor, layer: Layer, flow: Flow) -> list[int]:
@@ -187,6 +203,16 @@ def _features(codes: Tensor, layer: Layer, flow: Flow) -> list[int]:
     if len(source.size) == 3 and layer.shape[0] > source.size[layer.feature_dim]:
         feature = feature + source.size[layer.feature_dim] * index[0]  # one matrix for each head
     return [int(f) for f in feature.tolist()]
+
+
+def _factors(node: Node) -> list[Elements]:
+    """Both sides of a product."""
+    return [argument.elements for argument in node.args if hasattr(argument, "elements")][-2:]
+
+
+def _mask(path: list[Node]) -> str:
+    """Whether the scores are masked before the softmax."""
+    return "given" if any(node.op in ("masked_fill", "add", "where") for node in path) else "none"
 
 
 def _batched(elements: Elements) -> Elements:

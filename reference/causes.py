@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from reference.layers import Layer, LayerGraph
+from reference.layer import Layer, LayerGraph
 from reference.naming import activation_name, layer_name
 from reference.trace import Node, Operand
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from reference.attention import AttentionFinder
 from reference.dataflow import Flow
+from reference.layer import Layer, LayerGraph
 from reference.norms import affine_roles, normalisation
 from reference.positions import join_positions
 from reference.products import Product, read_product
@@ -24,50 +27,6 @@ BATCH_NORMS = {  # name: places of weight, bias, running mean, running variance,
     "_batch_norm_no_update": (1, 2, 3, 4, 5, 6),
 }
 ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "addcmul", "addcdiv"})
-
-
-@dataclass(eq=False)
-class Layer:
-    """An operation with parameters (or attention), in a form independent of how it was written."""
-
-    number: int
-    kind: str
-    roles: dict[str, Elements]
-    """``weight``, ``bias``, ``running_mean``, ``running_var``: which state plays the role, in a fixed layout."""
-    node: Node
-    output: int
-    """Source number of the result."""
-    operand: Elements
-    """Where the input of the layer comes from."""
-    hyper: dict[str, Any] = field(default_factory=dict)
-    before: frozenset[tuple[int, str]] = frozenset()
-    """(number, port) of the layers whose results reach this one without another layer between."""
-    part: str = ""
-    """``q``, ``k`` or ``v`` where a projection was split."""
-    feature_dim: int = 1
-    """The dimension of the main operation's result that the features lie on."""
-    chain: list[Node] = field(default_factory=list)
-    """The further operations of a norm, scale or embedding that is written by hand."""
-    ports: dict[str, Elements] = field(default_factory=dict)
-    """Of attention: what its ``q``, ``k`` and ``v`` are."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The weight's shape in the fixed layout (that of the largest role where there is no weight)."""
-        if not self.roles:
-            return ()
-        weight = self.roles.get("weight")
-        return weight.size if weight is not None else max((e.size for e in self.roles.values()), key=len)
-
-
-@dataclass(eq=False)
-class LayerGraph:
-    """The layers of one trace in execution order."""
-
-    trace: Trace
-    flow: Flow
-    layers: list[Layer]
-    """Attention stands among them with no roles; its projections are split into ``q``, ``k`` and ``v``."""
 
 
 def read_layers(trace: Trace) -> LayerGraph:
@@ -193,6 +152,7 @@ class _Reader:
         layer = self._add(product.kind, roles, node, node.output, product.operand)
         layer.feature_dim = product.feature_dim
         layer.hyper = dict(product.hyper)
+        layer.origins = product.origins
         self.main[node.output] = layer
         return layer
 
@@ -221,7 +181,6 @@ class _Reader:
         layer.before = frozenset((n, port) for port, part in parts.items() for n, _ in self._frontier(part))
         layer.hyper = hyper
         layer.ports = parts
-        self.attention.parts[layer.number] = parts
         return layer
 
     def _affine(self, node: Node) -> Layer | None:
@@ -293,8 +252,6 @@ def _flat(elements: Elements) -> Elements:
     return squeezed if len(squeezed.size) == 1 else squeezed.reshape(squeezed.numel)
 
 
-def _in_order(codes: Any) -> Any:
+def _in_order(codes: Tensor) -> Tensor:
     """Distinct codes in the order of first appearance."""
-    import torch
-
     return torch.tensor(list(dict.fromkeys(codes.tolist())), dtype=torch.int64)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from reference.alignment import Alignment
 from reference.causes import Place, cause_at_input, cause_at_output, momentum_cause
 from reference.comparison import Agreement, compare
-from reference.layers import Layer, LayerGraph, read_layers
+from reference.layer import Layer, LayerGraph
+from reference.layers import read_layers
 from reference.naming import layer_name, stage_name
 from reference.provenance import Elements
 from reference.trace import trace

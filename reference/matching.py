@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 
-from reference.layers import Layer, LayerGraph
+from reference.layer import Layer, LayerGraph
 
 Pairs = dict[int, int]
 """Subject's layer number -> reference's layer number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reference.layers import Layer, LayerGraph
+from reference.layer import Layer, LayerGraph
 from reference.trace import Node
 
 ROLE_NAMES = frozenset({"weight", "bias", "running_mean", "running_var"})
@@ -43,9 +43,9 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def stage_name(name: str) -> str:
-    """The stage that a layer lies in: its name up to the first number that more follows, else its first part.
+    """The stage that a layer lies in: its name up to the first number that more follows, else a part.
 
-    ``layer3.0.conv2`` lies in ``layer3``, ``features.4.0.block.1`` in ``features.4``, ``blocks.2.attn`` in ``blocks.2``,
+    ``layer3.0.conv2`` is in ``layer3``, ``features.4.0.block.1`` in ``features.4``, ``blocks.2.attn`` in ``blocks.2``,
     ``encoder.layers.encoder_layer_3.mlp`` in ``encoder.layers.encoder_layer_3``.
     """
     parts = name.split(" ")[0].split(".")

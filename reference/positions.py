@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from reference.layer import Layer
 from reference.provenance import from_codes
-
-if TYPE_CHECKING:
-    from reference.layers import Layer
 
 
 def join_positions(layers: list[Layer]) -> None:

@@ -27,6 +27,8 @@ class Product:
     feature_dim: int
     """Dimension of the result on which the output features lie."""
     hyper: dict[str, Any] = field(default_factory=dict)
+    origins: tuple[int, ...] = ()
+    """Sources of the input's columns, in their order."""
 
 
 def read_product(node: Node, flow: Flow) -> Product | None:
@@ -56,11 +58,14 @@ def read_product(node: Node, flow: Flow) -> Product | None:
     columns = _columns(data, swapped, flow)
     kind = "linear"
     hyper: dict[str, Any] = {}
+    origins: tuple[int, ...] = ()
     if columns is not None:
+        origins = tuple(dict.fromkeys(source_of(columns).tolist()))
         weight, kind, hyper = _arrange(weight, columns, flow)
+    feature_dim = -2 if swapped else -1
     return Product(
-        kind=kind, weight=weight, bias=bias, operand=data, feature_dim=-2 if swapped else -1, hyper=hyper
-    )  # fmt: skip
+        kind=kind, weight=weight, bias=bias, operand=data, feature_dim=feature_dim, hyper=hyper, origins=origins
+    )
 
 
 def _weight(state: Elements, data: Elements, swapped: bool) -> tuple[Elements, Tensor | None]:

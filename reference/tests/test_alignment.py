@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from reference.alignment import align
 from reference.tests import written_resnets as wr
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer
@@ -78,18 +80,24 @@ def test_convolutions_written_by_hand(convolution: wr.Convolution, images: Tenso
     assert_equal_function(wr.WrittenResNet(wr.functional_norm, convolution), small_resnet(), images)
 
 
+PATCHES = [
+    wt.LinearPatches, wt.UnfoldedPatches, wt.WindowPatches, wt.LoopedPatches, wt.UnshuffledPatches,
+    wt.ConvolvedPatches,
+]  # fmt: skip
+ATTENTIONS = [
+    wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
+    wt.BroadcastAttention, wt.HandwrittenSoftmaxAttention, wt.KeyFirstAttention, wt.LoopedAttention,
+    wt.HeadModulesAttention, wt.LibraryAttention,
+]  # fmt: skip
 PARTS: dict[str, Callable[[], nn.Module]] = {
-    **{f"patches-{p.__name__}": (lambda p=p: wt.WrittenTransformer(patches=p)) for p in (
-        wt.LinearPatches, wt.UnfoldedPatches, wt.WindowPatches, wt.ConvolvedPatches)},
-    **{f"attention-{p.__name__}": (lambda p=p: wt.WrittenTransformer(attention=p)) for p in (
-        wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
-        wt.BroadcastAttention, wt.LibraryAttention)},
-    **{f"norm-{p.__name__}": (lambda p=p: wt.WrittenTransformer(norm=p)) for p in (
-        wt.HandwrittenNorm, wt.BiasedNorm)},
-    **{f"tokens-{p.__name__}": (lambda p=p: wt.WrittenTransformer(join=p)) for p in (
-        wt.assigned, wt.apart)},
-    "all-at-once": lambda: wt.WrittenTransformer(
-        wt.UnfoldedPatches, wt.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
+    **{part.__name__: partial(wt.WrittenTransformer, patches=part) for part in PATCHES},
+    **{part.__name__: partial(wt.WrittenTransformer, attention=part) for part in ATTENTIONS},
+    **{part.__name__: partial(wt.WrittenTransformer, norm=part) for part in (wt.HandwrittenNorm, wt.BiasedNorm)},
+    **{part.__name__: partial(wt.WrittenTransformer, join=part) for part in (wt.assigned, wt.apart)},
+    **{whole.__name__: whole for whole in (
+        wt.EncoderTransformer, wt.CheckpointedTransformer, wt.OneVectorTransformer)},
+    "all-at-once": partial(
+        wt.WrittenTransformer, wt.UnfoldedPatches, wt.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
 }  # fmt: skip
 
 
@@ -123,8 +131,6 @@ def test_models_are_left_as_they_were(images: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in subject.state_dict().items()}
     modes = [module.training for module in subject.modules()]
     random = torch.random.get_rng_state()
-    from reference.alignment import align
-
     align(subject, reference, images)
     assert torch.equal(torch.random.get_rng_state(), random)
     assert modes == [module.training for module in subject.modules()]

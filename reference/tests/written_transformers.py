@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 WIDTH, HEADS, MLP, SIDE, PATCH, CLASSES, DEPTH = 64, 4, 128, 32, 8, 10, 2
 TOKENS = (SIDE // PATCH) ** 2
@@ -50,6 +51,29 @@ class WindowPatches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         windows = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (n, c, rows, columns, p, p)
         return self.map(windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
+
+
+class LoopedPatches(nn.Module):
+    """One patch after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(PATCH * PATCH * 3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [band.split(PATCH, 3) for band in x.split(PATCH, 2)]
+        return torch.stack([self.map(patch.flatten(1)) for row in rows for patch in row], 1)
+
+
+class UnshuffledPatches(nn.Module):
+    """``pixel_unshuffle``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(PATCH * PATCH * 3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(F.pixel_unshuffle(x, PATCH).flatten(2).mT)
 
 
 class ConvolvedPatches(nn.Module):
@@ -155,6 +179,51 @@ class BroadcastAttention(nn.Module):
         return self.o(out.permute(0, 2, 1, 3).flatten(2))
 
 
+class HandwrittenSoftmaxAttention(FusedAttention):
+    """Heads before the batch, and the softmax from exp and sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        parts = self.inner(x).split(WIDTH, dim=-1)
+        q, k, v = (part.view(n, t, HEADS, HEAD).permute(2, 0, 1, 3).reshape(-1, t, HEAD) for part in parts)
+        scores = torch.bmm(q, k.mT) / HEAD**0.5
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        out = torch.bmm(weights / weights.sum(-1, keepdim=True), v)
+        return self.outer(out.view(HEADS, n, t, HEAD).permute(1, 2, 0, 3).flatten(2))
+
+
+class KeyFirstAttention(FusedAttention):
+    """Einsum with the keys before the queries and the heads last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.inner(x).view(n, t, 3, HEADS, HEAD).unbind(2)
+        weights = torch.einsum("bqhd,bkhd->bkqh", q, k).div(HEAD**0.5).softmax(1)
+        return self.outer(torch.einsum("bkqh,bkhd->bqhd", weights, v).reshape(n, t, WIDTH))
+
+
+class LoopedAttention(FusedAttention):
+    """One head after the other, out of one projection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.split(HEAD, -1) for part in self.inner(x).chunk(3, -1))
+        heads = [(q[h] @ k[h].mT * HEAD**-0.5).softmax(-1) @ v[h] for h in range(HEADS)]
+        return self.outer(torch.cat(heads, -1))
+
+
+class HeadModulesAttention(nn.Module):
+    """A module for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.ModuleList(nn.Linear(WIDTH, HEAD) for _ in range(3)) for _ in range(HEADS))
+        self.outer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [F.scaled_dot_product_attention(*(part(x) for part in head)) for head in self.heads]
+        return self.outer(torch.cat(heads, -1))
+
+
 class LibraryAttention(nn.Module):
     """nn.MultiheadAttention with the tokens first."""
 
@@ -235,3 +304,43 @@ class WrittenTransformer(nn.Module):
             hidden = F.gelu(self.ups[depth](self.norms[2 * depth + 1](x)))
             x = x + self.downs[depth](hidden)
         return {"tokens": x, "logits": self.last(self.final(x)[:, 0])}
+
+
+class EncoderTransformer(nn.Module):
+    """nn.TransformerEncoder; the class token and the patches have position embeddings of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, MLP, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, DEPTH, nn.LayerNorm(WIDTH, 1e-6), enable_nested_tensor=False)
+        self.patches, self.head = nn.Conv2d(3, WIDTH, PATCH, PATCH), nn.Linear(WIDTH, CLASSES)
+        self.token, self.token_position = (nn.Parameter(torch.zeros(1, 1, WIDTH)) for _ in range(2))
+        self.patch_position = nn.Parameter(torch.zeros(1, TOKENS, WIDTH))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        x = self.patches(x).flatten(2).mT + self.patch_position
+        first = (self.token + self.token_position).expand(len(x), -1, -1)
+        return self.head(self.encoder(torch.cat([first, x], 1))[:, 0]), None
+
+
+class CheckpointedTransformer(WrittenTransformer):
+    """Activations recomputed in the backward pass."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+class OneVectorTransformer(nn.Module):
+    """All parameters are slices of a single one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        skeleton = WrittenTransformer()
+        self.shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
+        self.theta = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in skeleton.parameters()]))
+        self.skeleton = (skeleton.double(),)  # in a tuple: its own parameters are not ours
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        pieces = self.theta.split([shape.numel() for shape in self.shapes.values()])
+        state = {n: piece.view(shape) for (n, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+        return torch.func.functional_call(self.skeleton[0], state, (x,))
