@@ -20,6 +20,9 @@ class LiftFloat32(TorchDispatchMode):
     they are: those are deviations.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -44,7 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--benchmark", action="store_true", help="also measure speed and memory, and write the report")
     group.addoption(
-        "--budget", type=float, default=20.0, metavar="SECONDS", help="time for the rounds of each benchmark (default 20)"
+        "--budget",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="time for the rounds of each benchmark (default 20)",
     )
     group.addoption(
         "--seed", type=int, default=0, metavar="N", help="seed of weights and images in the checks (default 0)"

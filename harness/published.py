@@ -40,7 +40,10 @@ def deviating(family: Family, name: str, reasons: Mapping[str, str]) -> list[obj
     subject = published_subject(family, name)
     return [
         pytest.param(
-            subject, check, id=f"{name}-{check}", marks=pytest.mark.xfail(strict=True, reason=f"published listing: {why}")
+            subject,
+            check,
+            id=f"{name}-{check}",
+            marks=pytest.mark.xfail(strict=True, reason=f"published listing: {why}"),
         )
         for check, why in reasons.items()
     ]

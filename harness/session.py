@@ -83,9 +83,7 @@ class Session:
         if self._bench is None or self._bench.subject != subject:
             if self._bench is not None:
                 self._bench.close()
-            self._bench = Workbench(
-                subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend
-            )
+            self._bench = Workbench(subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend)
         return self._bench
 
     def measuring(self, terminal: Terminal | None) -> Measuring:

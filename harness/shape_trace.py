@@ -88,5 +88,19 @@ def _broadcast(operands: Sequence[Tensor]) -> torch.Size:
 
 
 COMPARISONS = frozenset(
-    ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or", "signbit")
+    (
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "logical_not",
+        "logical_and",
+        "logical_or",
+        "signbit",
+    )
 )

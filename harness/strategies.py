@@ -19,9 +19,15 @@ def register_profiles() -> None:
     settings.register_profile(NIGHTLY, common, max_examples=1000, derandomize=False)
 
 
-def unshrunk(examples: int) -> settings:
-    """For examples that take long: the first one that fails is reported as it is."""
-    return settings(settings.default, max_examples=examples, phases=(Phase.explicit, Phase.generate))
+def examples(share: float, *, least: int = 1, shrink: bool = True) -> settings:
+    """The profile in force with a share of its examples, and at least so many.
+
+    Without ``shrink`` the first example that fails is reported as it is, for examples that take long.
+    """
+    profile = settings.default
+    assert profile is not None
+    phases = tuple(profile.phases) if shrink else (Phase.explicit, Phase.generate)
+    return settings(profile, max_examples=max(least, int(share * profile.max_examples)), phases=phases)
 
 
 def image_sizes(

@@ -95,7 +95,7 @@ def transplant(bench: Workbench, *, full_size: bool = False) -> Transplant:
 
 
 def _transplant(bench: Workbench, classes: int, side: int) -> Transplant:
-    size = {bench.size_keyword: side} if bench.size_keyword else {}
+    size: dict[str, Any] = {bench.size_keyword: side} if bench.size_keyword else {}
     subject = bench.build(classes, **size).double().eval()
     for parameter in subject.parameters():
         parameter.requires_grad_(True)
@@ -187,9 +187,7 @@ def rowwise(got: Tensor, expected: Tensor) -> float:
     if got.shape != expected.shape:
         return float("inf")
     typical = expected.double().norm().item() / max(1, len(expected)) ** 0.5
-    return max(
-        relative(g, e, max(e.double().norm().item(), 0.1 * typical)) for g, e in zip(got, expected, strict=True)
-    )
+    return max(relative(g, e, max(e.double().norm().item(), 0.1 * typical)) for g, e in zip(got, expected, strict=True))
 
 
 def run(

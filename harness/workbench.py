@@ -95,6 +95,11 @@ class Workbench:
         """The factory's keyword for input channels, where it has one that acts."""
         return self._acting(CHANNEL_KEYWORDS, 5)
 
+    @property
+    def size(self) -> dict[str, Any]:
+        """Keyword arguments that build the subject for images of `small_side`."""
+        return {self.size_keyword: self.small_side()} if self.size_keyword else {}
+
     @cached_property
     def size_keyword(self) -> str | None:
         """The factory's keyword for the image size, where it has one that acts; None for size-free families."""
@@ -125,8 +130,7 @@ class Workbench:
 
     def small(self, num_classes: int = CLASSES) -> nn.Module:
         """A new module for images of `small_side`."""
-        keyword = self.size_keyword
-        return self.build(num_classes, **({keyword: self.small_side()} if keyword else {}))
+        return self.build(num_classes, **self.size)
 
     def on_meta(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
         """A new weightless module in eval mode; built on the CPU first where the factory can't run on meta."""
@@ -151,10 +155,10 @@ class Workbench:
         try:
             return logits_of(model(images), num_classes)
         except Exception as error:
-            mode = "train" if model.training else "eval"
+            mode, dtype = "train" if model.training else "eval", str(images.dtype).removeprefix("torch.")
             raise SubjectError(
-                f"{self.who}: in {mode} mode, on images {tuple(images.shape)} of "
-                f"{str(images.dtype).removeprefix('torch.')}, forward raised {type(error).__name__}: {first_line(error)}"
+                f"{self.who}: in {mode} mode, on images {tuple(images.shape)} of {dtype}, forward raised "
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
 
     def shared(self, key: str, make: Any) -> Any:

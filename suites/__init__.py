@@ -1,0 +1,1 @@
+"""Architectures and recipes, each with the evidence about it."""

@@ -64,7 +64,7 @@ def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outco
 
     def direction(like: Tensor) -> Tensor:
         drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
-        return drawn * (like.norm() / drawn.norm())
+        return drawn * (like.norm() / drawn.norm()).item()
 
     tangents = {n: direction(p.detach()) for n, p in model.named_parameters()}
     tangent = direction(images)
@@ -78,7 +78,7 @@ def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outco
         with torch.no_grad(), LiftFloat32():
             for name, parameter in model.named_parameters():
                 parameter.copy_(old[name] + step * tangents[name])
-            return (bench.logits(model, images + step * tangent) * weights).sum().item()
+            return float((bench.logits(model, images + step * tangent) * weights).sum())
 
     try:
         numeric = (moved(STEP) - moved(-STEP)) / (2 * STEP)

@@ -10,9 +10,7 @@ from harness.transplant import Grafted
 from harness.workbench import Workbench
 
 
-def locate(
-    bench: Workbench, subject: nn.Module, grafted: Grafted, images: Tensor, bound: float, *, train: bool
-) -> str:
+def locate(bench: Workbench, subject: nn.Module, grafted: Grafted, images: Tensor, bound: float, *, train: bool) -> str:
     """A clause that names the first aligned layer that differs; the aligned layers go to the notes."""
     bench.notes["layers"] = [vars(layer) for layer in grafted.alignment.layers]
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
 from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
 from harness.reproduce import describe_failure
-from harness.strategies import image_sizes, unshrunk
+from harness.strategies import examples, image_sizes
 from harness.transplant import (
     CEILING,
     Grafted,
@@ -50,7 +50,7 @@ def check_parity_sizes(bench: Workbench) -> None:
     """Logits equal the references' for drawn batch sizes, heights and widths."""
     made = transplant(bench)
 
-    @unshrunk(max(EXAMPLES, settings.default.max_examples // 16))
+    @examples(1 / 16, least=EXAMPLES, shrink=False)
     @given(image_sizes(bench.architecture, side=made.side, largest=96, largest_batch=5))
     def sizes(shape: tuple[int, int, int]) -> None:
         _same_logits(bench, made, bench.images(*shape, seed=4))

@@ -78,7 +78,9 @@ def check_parity_photographs(bench: Workbench) -> None:
     side = bench.architecture.input_size
     images = photographs(side)
     if images is None:
-        bench.notes["images"] = "random: scikit-learn's sample photographs are not installed (the extra `test` has them)"
+        bench.notes["images"] = (
+            "random: scikit-learn's sample photographs are not installed (the extra `test` has them)"
+        )
         images = bench.images(2, side, seed=3)
     made: Transplant = transplant(bench, full_size=True)
     got = run(bench, made.subject, images, train=False, gradients=False, classes=made.classes)

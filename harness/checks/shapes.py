@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from harness.reproduce import describe_failure, forward_line
 from harness.shape_trace import ShapeTrace
-from harness.strategies import image_sizes, unshrunk
+from harness.strategies import examples, image_sizes
 from harness.workbench import CLASSES, Workbench
 
 CLASS_COUNTS = (1, 2, CLASSES, 37, 1000)
@@ -36,9 +36,7 @@ def check_shapes(bench: Workbench) -> None:
         configurations += [(CLASSES, c) for c in CHANNEL_COUNTS if c != 3]
 
     # Where the image size is fixed only the batch and the configuration vary, and a fifth of the draws covers them.
-    examples = settings.default.max_examples // (1 if architecture.patch is None else 5)
-
-    @settings(settings.default, max_examples=examples)
+    @examples(1 if architecture.patch is None else 1 / 5)
     @given(
         image_sizes(architecture, side=architecture.input_size, largest=LARGEST[device], largest_batch=17),
         st.sampled_from(configurations),
@@ -65,7 +63,7 @@ def check_shapes_on_values(bench: Workbench) -> None:
     models: dict[int, nn.Module] = {}
     side = bench.small_side()
 
-    @unshrunk(max(10, settings.default.max_examples // 20))
+    @examples(1 / 20, least=10, shrink=False)
     @given(
         image_sizes(bench.architecture, side=side, largest=LARGEST["cpu"], largest_batch=5),
         st.sampled_from((2, CLASSES)),

@@ -40,9 +40,9 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
             f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
         ) from error
     got, bound = _forward(bench, second, images), _bound(bench)
-    error = rowwise(got, expected)
-    assert error <= bound, (
-        f"{bench.who}: a second instance with the same state_dict gives logits off by {error:.1e}, expected at most "
+    off = rowwise(got, expected)
+    assert off <= bound, (
+        f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
 
@@ -78,7 +78,9 @@ def check_compile(bench: Workbench) -> None:
     except AssertionError:
         raise
     except Exception as error:
-        raise AssertionError(f"{bench.who}: torch.compile raised {type(error).__name__}: {first_line(error)}") from error
+        raise AssertionError(
+            f"{bench.who}: torch.compile raised {type(error).__name__}: {first_line(error)}"
+        ) from error
     finally:
         torch._dynamo.reset()
 
@@ -148,7 +150,7 @@ def _fresh(bench: Workbench) -> _Fresh:
         try:
             for start in (1, 2):
                 with seeded(bench.seed + start):
-                    models.append(bench.build(CLASSES, seeding=False, **_size(bench)))
+                    models.append(bench.build(CLASSES, seeding=False, **bench.size))
                     generators.append(torch.get_rng_state())
                 _expect(bench, before, "building it")
         finally:
@@ -186,10 +188,6 @@ def check_global_state(bench: Workbench) -> None:
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
     assert not torch.equal(*after), f"{bench.who}: its forward pass seeds torch's generator"
-
-
-def _size(bench: Workbench) -> dict[str, int]:
-    return {bench.size_keyword: bench.small_side()} if bench.size_keyword else {}
 
 
 def _expect(bench: Workbench, before: dict[str, Any], what: str) -> None:

@@ -72,8 +72,8 @@ class CudaClock:
 
     def pace(self, step: Step) -> float:
         """Seconds per step over `BURST` steps, by events on the current stream."""
-        start: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start: torch.cuda.Event = torch.cuda.Event(enable_timing=True)
+        end: torch.cuda.Event = torch.cuda.Event(enable_timing=True)
         with torch.cuda.device(self.device):
             start.record()
             for _ in range(BURST):

@@ -38,7 +38,7 @@ def _count(work: Workload) -> int:
             work()
         else:
             assert isinstance(work, Training)
-            work.loss().backward()  # type: ignore[no-untyped-call]
+            work.loss().backward()
             work.optimizer.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())
 

@@ -77,7 +77,7 @@ class Training:
 
     def __call__(self) -> None:
         """One step."""
-        self.loss().backward()  # type: ignore[no-untyped-call]
+        self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -116,7 +116,9 @@ class ResNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of a batch of images."""
-        x = self.stages(self.stem(x))
+        x = self.stem(x)
+        for stage in self.stages:  # one by one, so that the stem's output is freed as soon as it is used
+            x = stage(x)
         return self.head(torch.flatten(self.pool(x), 1))
 
 

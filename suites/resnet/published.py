@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+
 class Block(nn.Module):
     """Two convolutions and a shortcut that is empty where the shape stays."""
 

@@ -40,7 +40,7 @@ def test_backward_pass_counts_to_the_byte() -> None:
     x = torch.ones(1000)
 
     def step() -> None:
-        (weight * x).sum().backward()  # type: ignore[no-untyped-call]
+        (weight * x).sum().backward()
         weight.grad = None
 
     # The product is gone once it is summed; then the sum, its gradient of one and the weight's gradient.

@@ -40,7 +40,7 @@ def test_a_training_step_is_sgd_with_momentum() -> None:
     for _ in range(3):
         work()
         by_hand.zero_grad()
-        nn.functional.cross_entropy(by_hand(batch.images), batch.labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(by_hand(batch.images), batch.labels).backward()
         with torch.no_grad():
             for name, parameter in by_hand.named_parameters():
                 assert parameter.grad is not None
