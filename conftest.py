@@ -1,1 +1,3 @@
+"""The plugin is registered here and nowhere else."""
+
 pytest_plugins = ["harness.plugin"]

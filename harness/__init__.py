@@ -1,0 +1,1 @@
+"""How subjects are collected, checked, measured and recorded."""

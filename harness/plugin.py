@@ -46,9 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--budget",
         type=float,
-        default=20.0,
+        default=30.0,
         metavar="SECONDS",
-        help="time for the rounds of each benchmark (default 20)",
+        help="time for the rounds of each benchmark (default 30)",
     )
     group.addoption(
         "--seed", type=int, default=0, metavar="N", help="seed of weights and images in the checks (default 0)"
@@ -154,10 +154,17 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench
     """Measure the subject in ``infer`` or ``train`` mode, interleaved with its references, through `benchmark`."""
     benchmark = request.getfixturevalue("benchmark")
     subject.close()  # conformance's models take memory that the measurement should not see
+    from harness.measure.interleave import BudgetError
+
     measuring = session.measuring(request.config.pluginmanager.get_plugin("terminalreporter"))
 
     def run(mode: Mode) -> None:
-        measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid, flag=session.flag(subject.subject))
+        __tracebackhide__ = True
+        flag = session.flag(subject.subject)
+        try:
+            measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid, flag=flag)
+        except (AssertionError, BudgetError) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     return run
 

@@ -36,7 +36,7 @@ def multiply_adds(model: nn.Module, images: torch.Tensor) -> float:
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def check_multiply_adds(bench: Workbench) -> None:

@@ -22,7 +22,7 @@ def locate(bench: Workbench, subject: nn.Module, grafted: Grafted, images: Tenso
         return f"; the layer could not be found ({type(error).__name__}: {first_line(error)})"
     if found is None:
         return "; every aligned layer agrees, so the deviation lies after the last one"
-    bench.notes["deviation"] = {k: v for k, v in vars(found).items()}
+    bench.notes["deviation"] = dict(vars(found))
     cause = f"; likely cause: {found.cause}" if found.cause else ""
     return (
         f"; first layer that differs: {found.subject} (there {found.reference}, stage {found.stage}), "

@@ -223,8 +223,9 @@ def check_initialisation(bench: Workbench) -> None:
     assert not bad, f"{bench.who}: freshly built, {', '.join(bad[:5])} is not finite"
     constant = [n for n, p in matrices if bool((p == p.flatten()[0]).all())]
     nonzero = [n for n in constant if bool(dict(matrices)[n].any())]
-    assert not nonzero and 2 * len(constant) <= len(matrices), (
-        f"{bench.who}: freshly built, every value of {', '.join((nonzero or constant)[:5])} is the same, so its units "
+    assert not nonzero, f"{bench.who}: freshly built, all values of {', '.join(nonzero[:5])} are equal"
+    assert 2 * len(constant) <= len(matrices), (
+        f"{bench.who}: freshly built, every value of {', '.join(constant[:5])} is zero, so the units "
         "can't learn different things"
     )
     other = dict(second.named_parameters())

@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth in train mode, with every random draw answered by the harness: no statistics, no luck."""
+"""Dropout and stochastic depth in train mode, with every random draw answered: no statistics, no luck."""
 
 from __future__ import annotations
 
