@@ -11,6 +11,7 @@ from reference.attention import AttentionFinder
 from reference.dataflow import Flow
 from reference.layer import Layer, LayerGraph
 from reference.norms import affine_roles, normalisation
+from reference.padding import without_padding
 from reference.positions import join_positions
 from reference.products import Product, read_product
 from reference.provenance import Elements, from_codes, source_of
@@ -137,10 +138,11 @@ class _Reader:
         if all(k == 1 for k in kernel) and groups == 1:
             kind = "linear"
             roles["weight"] = roles["weight"].reshape(*roles["weight"].size[:2])
-        layer = self._add(kind, roles, node, node.output, data.elements)
+        operand, padded = without_padding(data.elements, tuple(padding))
+        layer = self._add(kind, roles, node, node.output, operand)
         self.main[node.output] = layer
         layer.hyper = {
-            "kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation),
+            "kernel": tuple(kernel), "stride": tuple(stride), "padding": padded, "dilation": tuple(dilation),
             "groups": groups,
         }  # fmt: skip
         return layer

@@ -125,7 +125,10 @@ class _Search:
         for port, elements in pairs[1].items():
             if port not in pairs[0]:
                 continue
-            found = compare(self.ours.of(pairs[0][port]), self.theirs.of(elements))
+            values = self.ours.of(pairs[0][port]), self.theirs.of(elements)
+            # The scale may be applied to the query, the key, both or the scores.
+            got, expected = (_directions(v) if port in ("q", "k") else v for v in values)
+            found = compare(got, expected)
             if found is not None and (worst is None or found.error > worst.error):
                 worst = found
         return worst
@@ -140,6 +143,10 @@ class _Search:
     def _deviation(self, left: Layer, right: Layer, agreement: Agreement, before: float, cause: str) -> Deviation:
         name = layer_name(right, self.place.reference)
         return Deviation(layer_name(left, self.place.subject), name, stage_name(name), agreement.error, before, cause)
+
+
+def _directions(values: Tensor | None) -> Tensor | None:
+    return values / (values.norm() or 1.0) if values is not None else None
 
 
 def _ports(graph: LayerGraph, layer: Layer) -> dict[str, Elements]:

@@ -108,7 +108,7 @@ class Trace:
         return self.nodes[index] if index >= 0 else None
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, sample: Tensor, compute: bool, keep_values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()

@@ -68,6 +68,12 @@ def with_dilation(model: our_resnets.ResNet) -> None:
     model.stages[2][1].conv2.dilation = model.stages[2][1].conv2.padding = (2, 2)
 
 
+def padded_to_one_side(model: our_resnets.ResNet) -> None:
+    convolution = model.stages[1][0].conv2
+    convolution.padding = (0, 0)
+    model.stages[1][0].conv2 = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), convolution)
+
+
 RESNET_FAULTS: list[tuple[Callable[[our_resnets.ResNet], None], str, str]] = [
     (stride_on_first, "layer2.0.conv1", "stride (2, 2) instead of (1, 1) (it is on stages.1.0.conv2)"),
     (without_relu, "layer2.1.conv2", "relu missing before stages.1.1.conv2"),
@@ -76,6 +82,7 @@ RESNET_FAULTS: list[tuple[Callable[[our_resnets.ResNet], None], str, str]] = [
     (with_eps, "layer2.1.bn2", "eps 0.001 instead of 1e-05"),
     (with_average_pool, "layer1.0.conv1", "average pool [3, 3] [2, 2] [1, 1] instead of max pool"),
     (with_softmax, "after fc", "softmax added before the output"),
+    (padded_to_one_side, "layer2.0.conv2", "padding ((0, 1), (0, 1)) instead of (1, 1)"),
     (with_dilation, "layer3.1.conv2", "dilation (2, 2) instead of (1, 1)"),
 ]
 
@@ -98,6 +105,17 @@ def test_a_right_resnet_and_one_with_a_detached_shortcut_show_no_deviation(image
         fault(subject)
         for train in (False, True):
             assert located(subject, torchvision.models.resnet50(num_classes=10), images, train=train) is None
+
+
+def test_explicit_padding_is_no_deviation(images: Tensor) -> None:
+    subject = our_resnets.resnet18(10)
+    convolution = subject.stages[1][0].conv1
+    convolution.padding = (0, 0)
+    subject.stages[1][0].conv1 = nn.Sequential(nn.ZeroPad2d(1), convolution)
+    subject.stages[1][0].norm1.eps = 1e-3  # the fault to be found
+    found = located(subject, torchvision.models.resnet18(num_classes=10), images.repeat(1, 1, 2, 2))
+    assert found is not None
+    assert found.reference == "layer2.0.bn1"
 
 
 def test_momentum_is_seen_in_train_mode_only(images: Tensor) -> None:
@@ -198,6 +216,20 @@ TRANSFORMER_FAULTS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "post-norm": (PostNorm, f"{BLOCK}.ln_1", "norm order: after the addition (post-norm)"),
     "mean": (MeanPooled, "heads.head", "mean"),
 }
+
+
+@pytest.mark.parametrize(
+    "attention", [wt.HeadMajorAttention, wt.LoopedAttention, wt.EinsumAttention, wt.LibraryAttention]
+)
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_attention_written_by_hand_is_no_deviation(attention: type[nn.Module], train: bool, images: Tensor) -> None:
+    assert located(Whole(attention=attention), small_transformer(), images, train=train) is None
+    found = located(Whole(attention=attention, norm=LooseNorm), small_transformer(), images, train=train)
+    assert found is not None
+    assert found.cause == "eps 1e-05 instead of 1e-06"
+    found = located(MeanPooled(attention=attention), small_transformer(), images, train=train)
+    assert found is not None
+    assert found.reference == "heads.head"
 
 
 @pytest.mark.parametrize("fault", TRANSFORMER_FAULTS)
