@@ -54,6 +54,7 @@ def match_layers(subject: LayerGraph, reference: LayerGraph, pinned: Pairs | Non
     _pair_unique(pairs, ours, theirs, lambda s, n: (past if s is ours else future)[n])
     _pair_unique(pairs, ours, theirs, lambda s, n: (past if s is ours else future)[n][0])
     _pair_unique(pairs, ours, theirs, lambda s, n: (past if s is ours else future)[n][1])
+    _pair_norms(pairs, ours, theirs)
     _pair_in_gaps(pairs, ours, theirs)
     _pair_in_order(pairs, ours, theirs, lambda layer: (layer.kind, layer.shape, layer.part))
     _pair_in_order(pairs, ours, theirs, lambda layer: (layer.kind, layer.shape))
@@ -89,6 +90,17 @@ def _pair_unique(pairs: Pairs, ours: _Sides, theirs: _Sides, key: Callable[[_Sid
         matches = other.get(name, [])
         if len(matches) == len(numbers):
             pairs.update(zip(numbers, matches, strict=True))
+
+
+def _pair_norms(pairs: Pairs, ours: _Sides, theirs: _Sides) -> None:
+    """Pair LayerNorms one by one where both sides have as many: after the branch for before it, they have moved."""
+    left, right = _open(pairs, ours, theirs)
+    mine = [n for n in left if ours.layers[n].kind == "layer_norm"]
+    other = [n for n in right if theirs.layers[n].kind == "layer_norm"]
+    if len(mine) == len(other) and all(
+        ours.layers[a].shape == theirs.layers[b].shape for a, b in zip(mine, other, strict=True)
+    ):
+        pairs.update(zip(mine, other, strict=True))
 
 
 def _pair_in_gaps(pairs: Pairs, ours: _Sides, theirs: _Sides) -> None:

@@ -240,3 +240,5 @@ def test_faulty_transformers(fault: str, images: Tensor) -> None:
     assert layer in found.reference
     assert cause in found.cause
     assert found.error > BOUND >= found.error_before
+    if fault == "post-norm":
+        assert found.subject == "norms.0"
