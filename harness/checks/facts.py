@@ -42,7 +42,13 @@ def multiply_adds(model: nn.Module, images: torch.Tensor) -> float:
 def check_multiply_adds(bench: Workbench) -> None:
     """The published number of multiply-adds for one image of the published size."""
     side = bench.architecture.input_size
-    count = multiply_adds(bench.on_meta(), torch.empty(1, 3, side, side, device="meta"))
+    try:
+        count = multiply_adds(bench.on_meta(), torch.empty(1, 3, side, side, device="meta"))
+    except Exception:  # control flow that depends on values needs values
+        model = bench.build().eval()
+        with torch.no_grad():
+            bench.logits(model, torch.zeros(1, 3, side, side), 1000)  # a failure of the subject is said in its name
+        count = multiply_adds(model, torch.zeros(1, 3, side, side))
     published, tolerance = bench.architecture.multiply_adds, bench.architecture.multiply_adds_tolerance
     bench.notes.update(multiply_adds=count, published=published)
     assert abs(count - published) <= tolerance * published, (

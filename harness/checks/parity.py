@@ -258,8 +258,8 @@ def _compare(
         raise AssertionError(
             f"{bench.who}: the outputs agree with {grafted.title} in {mode} mode but the gradients do not: "
             f"{len(wrong)} of {len(there)} parameters differ; seen from the output the first is {names} (there "
-            f"{first}), off by {errors[first]:.1e}, expected at most {bound:.1e} (relative, float64). Look between it and the "
-            "next layer for a detached or scaled branch, a no_grad block, or a custom backward"
+            f"{first}), off by {errors[first]:.1e}, expected at most {bound:.1e} (relative, float64). Look between it "
+            "and the next layer for a detached or scaled branch, a no_grad block, or a custom backward"
         )
     assert got.input_gradient is not None, f"{bench.who}: in {mode} mode no gradient reaches the input"
     assert expected.input_gradient is not None
