@@ -1,0 +1,1 @@
+"""Implementations that nobody here wrote, as subjects, and what is found of them."""
