@@ -77,9 +77,7 @@ def by_position(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
     own = model.state_dict()
     for (name, value), (other, given) in zip(own.items(), state.items(), strict=False):
         if value.shape != given.shape:
-            raise ValueError(
-                f"{other} {tuple(given.shape)} stands where {name} {tuple(value.shape)} belongs"
-            )
+            raise ValueError(f"{other} {tuple(given.shape)} stands where {name} {tuple(value.shape)} belongs")
     if len(own) != len(state):
         raise ValueError(f"{len(state)} tensors for a {type(model).__name__} of {len(own)}")
     return dict(zip(own, state.values(), strict=True))
