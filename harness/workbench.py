@@ -174,6 +174,10 @@ class Workbench:
             raise value
         return value
 
+    def share(self, key: str, value: Any) -> None:
+        """Keep a value for `shared`."""
+        self._shared[key] = value
+
     def backward(self, value: Tensor, direction: Tensor | None = None) -> None:
         """Backpropagate; raises SubjectError where the graph refuses."""
         try:

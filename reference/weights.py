@@ -26,10 +26,10 @@ def randomise(model: nn.Module, sample: Tensor, *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor, std: float) -> Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=torch.float64).mul_(std).to(like)
+        return torch.randn(like.shape, generator=generator).to(like).mul_(std)
 
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
-        return torch.rand(like.shape, generator=generator, dtype=torch.float64).mul_(high - low).add_(low).to(like)
+        return torch.rand(like.shape, generator=generator).to(like).mul_(high - low).add_(low)
 
     for module in model.modules():
         norm = isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm)

@@ -42,7 +42,9 @@ def check_parity_eval(bench: Workbench) -> None:
     sensitivity = None
     for grafted in made.grafted:
         expected = run(bench, grafted.model, images, train=False)
-        sensitivity = sensitivity or _sensitivity(bench, grafted, images, expected, train=False)
+        if sensitivity is None:
+            sensitivity = _sensitivity(bench, grafted, images, expected, train=False)
+            bench.share("sensitivity", sensitivity)
         _compare(bench, made, grafted, images, got, expected, sensitivity, train=False)
 
 
@@ -62,26 +64,28 @@ def check_parity_train(bench: Workbench) -> None:
     """In train mode, with every random draw controlled: logits, gradients and updated statistics equal."""
     made = transplant(bench)
     images = bench.images(4, made.side, seed=5)
-    probe = run(bench, made.subject, images, train=True, gradients=False)
-    elements, rates = regularisation(bench, probe)
+    elements, rates = regularisation(bench, made)
     got = run(bench, made.subject, images, train=True, elements=elements)
     sensitivity = None
     for grafted in made.grafted:
         reference = with_rates(bench, made, grafted, rates)
         expected = run(bench, reference.model, images, train=True, elements=elements)
+        if sensitivity is None and not expected.buffers and not got.draws:
+            sensitivity = bench.shared("sensitivity", lambda: None)  # train mode computes what eval mode does
         sensitivity = sensitivity or _sensitivity(bench, reference, images, expected, train=True, elements=elements)
         _compare(bench, made, reference, images, got, expected, sensitivity, train=True)
         _compare_buffers(bench, reference, got, expected, sensitivity)
 
 
-def regularisation(bench: Workbench, probe: Outcome) -> tuple[str, dict[str, float]]:
+def regularisation(bench: Workbench, made: Transplant) -> tuple[str, dict[str, float]]:
     """How element-wise draws are answered, and the rates that the references are built with.
 
     A subject may leave dropout and stochastic depth out (rate zero), as timm's factories do; where it draws, the
     published rates hold. Where the publication has no rates of its own, dropout is taken out on both sides.
     """
-    batch = len(probe.logits)
-    drawn = {d.scope(batch) for d in probe.draws if not d.trivial}
+    images = bench.images(4, made.side, seed=5)
+    draws = bench.shared("draws", lambda: run(bench, made.subject, images, train=True, gradients=False).draws)
+    drawn = {d.scope(len(images)) for d in draws if not d.trivial}
     facts = bench.architecture.facts
     rates: dict[str, float] = {}
     if "drop_path" in facts:
@@ -118,20 +122,14 @@ def check_parity_trajectory(bench: Workbench) -> None:
     grafted = made.grafted[0]
     side = made.side if bench.architecture.patch else max(48, bench.architecture.minimum_size)
     images = [bench.images(4, side, seed=10 + step) for step in range(5)]
-    probe = run(bench, made.subject, images[0], train=True, gradients=False)
-    elements, rates = regularisation(bench, probe)
+    elements, rates = regularisation(bench, made)
     reference = with_rates(bench, made, grafted, rates)
-    first = run(bench, reference.model, images[0], train=True, elements=elements)
-    length = sum(g.norm().item() ** 2 for g in first.gradients.values() if g is not None) ** 0.5
-    weight = sum(p.detach().norm().item() ** 2 for p in reference.model.parameters()) ** 0.5
-    rate = 0.01 * weight / length if length else 0.01
-
     old = state_copy(reference.model)
-    expected = _train(bench, reference.model, images, rate, elements)
+    expected, rate = _train(bench, reference.model, images, None, elements)
     load(reference.model, old)
     scales = _scales(expected)
     kept = state_copy(made.subject)
-    got = grafted.alignment.to_reference(_train(bench, made.subject, images, rate, elements))
+    got = grafted.alignment.to_reference(_train(bench, made.subject, images, rate, elements)[0])
     load(made.subject, kept)
     # A step moves the weights by a hundredth of their size, so five steps with momentum 0.9 carry at most a fifth of
     # what `check_parity_train` grants the gradients.
@@ -159,9 +157,11 @@ def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _train(
-    bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate: float, elements: str
-) -> dict[str, Tensor]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
+    bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate: float | None, elements: str
+) -> tuple[dict[str, Tensor], float]:
+    """State after one step per batch, and the learning rate: by default one at which the first step changes the
+    weights by a hundredth of their norm."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, foreach=True)
     modes = {m: m.training for m in model.modules()}
     model.train()
     for images in batches:
@@ -173,13 +173,22 @@ def _train(
             logits = bench.logits(model, images)
             targets = torch.arange(len(images)) % logits.shape[1]
             bench.backward(torch.nn.functional.cross_entropy(logits, targets))
+        if rate is None:
+            length = _norm([p.grad for p in model.parameters() if p.grad is not None])
+            rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
     after = state_copy(model)
     for module, training in modes.items():
         module.training = training
     for parameter in model.parameters():
         parameter.grad = None
-    return after
+    assert rate is not None
+    return after, rate
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(sum(t.norm().item() ** 2 for t in tensors) ** 0.5)
 
 
 def _sensitivity(

@@ -40,7 +40,7 @@ def check_stochastic(bench: Workbench) -> None:
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if not per_sample:
         return
-    elements, rates = regularisation(bench, probe)
+    elements, rates = regularisation(bench, made)
     for grafted in made.grafted:
         reference = with_rates(bench, made, grafted, rates)
         expected = run(bench, reference.model, images, train=True, level=LEVELS, elements=elements, gradients=False)
