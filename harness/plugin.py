@@ -46,9 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--budget",
         type=float,
-        default=30.0,
+        default=15.0,
         metavar="SECONDS",
-        help="time for the rounds of each benchmark (default 30)",
+        help="time for the rounds of each benchmark (default 15)",
     )
     group.addoption(
         "--seed", type=int, default=0, metavar="N", help="seed of weights and images in the checks (default 0)"
@@ -78,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options; a request that makes no sense ends here with exit code 4 and one line."""
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "speed: a benchmark, run with --benchmark only")
+    config.addinivalue_line("markers", "members(*names): the architectures a test is run for where nobody chose any")
     register_profiles()
     if config.getoption("--hypothesis-profile", None) is None:
         from hypothesis import settings
@@ -112,7 +113,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     session = metafunc.config.stash[SESSION]
     family = _family(metafunc)
-    subjects = session.subjects(family)
+    members = metafunc.definition.get_closest_marker("members")
+    subjects = session.subjects(family, members.args if members is not None else ())
     if "check" not in metafunc.fixturenames:
         metafunc.parametrize("subject", subjects, ids=[s.id for s in subjects], indirect=True)
         return
@@ -150,19 +152,30 @@ def check(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench) -> Callable[[Mode], None]:
-    """Measure the subject in ``infer`` or ``train`` mode, interleaved with its references, through `benchmark`."""
+def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench) -> Callable[..., None]:
+    """Measure the subject in ``infer`` or ``train`` mode, interleaved with its references, through `benchmark`.
+
+    ``batch_size`` is by default the device's, ``share`` the part of ``--budget`` that the rounds may take.
+    """
     benchmark = request.getfixturevalue("benchmark")
     subject.close()  # conformance's models take memory that the measurement should not see
     from harness.measure.interleave import BudgetError
 
     measuring = session.measuring(request.config.pluginmanager.get_plugin("terminalreporter"))
 
-    def run(mode: Mode) -> None:
+    def run(mode: Mode, *, batch_size: int | None = None, share: float = 1.0) -> None:
         __tracebackhide__ = True
         flag = session.flag(subject.subject)
         try:
-            measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid, flag=flag)
+            measuring.measure(
+                benchmark,
+                subject,
+                mode,
+                test_id=request.node.nodeid,
+                flag=flag,
+                batch_size=batch_size,
+                budget=share * session.budget,
+            )
         except (AssertionError, BudgetError) as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
@@ -257,7 +270,7 @@ def pytest_runtest_makereport(
     params = _params(item)
     name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
     if item.get_closest_marker("speed"):
-        name = f"{SPEED}{params.get('mode', '')}"
+        name = SPEED + str(params.get("mode", item.originalname.removeprefix("test_")))  # type: ignore[attr-defined]
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:
         session.hung[subject.id] = str(name)

@@ -63,11 +63,14 @@ class Session:
         """All suites' families."""
         return families()
 
-    def subjects(self, family: Family) -> list[Subject]:
-        """The implementations of ``family`` that this invocation judges."""
+    def subjects(self, family: Family, members: Sequence[str] = ()) -> list[Subject]:
+        """The implementations of ``family`` that this invocation judges.
+
+        ``members`` are the architectures of a test that is run for these where nobody chose any.
+        """
         if not self.specs:
             everything = self.device.startswith("cuda")  # a GPU has time for every member
-            return own_subjects(family, self.patterns, everything=everything)
+            return own_subjects(family, self.patterns or (() if everything else tuple(members)), everything=everything)
         return [s for spec in self.specs for s in given_subjects(spec, family, self.patterns)]
 
     def in_depth(self, subject: Subject, among: Sequence[Subject]) -> bool:

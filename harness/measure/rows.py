@@ -52,8 +52,18 @@ class Rows:
             input_size=self.input_size,
             test=self.test,
             flag=self.flag if contender.role == "subject" else "",
-            details={"version": contender.version, **(details or {})},
+            details={"version": contender.version, "published": self._published(), **(details or {})},
         )
+
+    def _published(self) -> dict[str, float]:
+        """The paper's own figures, where its table rounds them, else the exact ones."""
+        architecture = self.subject.architecture
+        facts = architecture.facts
+        return {
+            "parameters": facts.get("table2_parameters", architecture.parameters),
+            "multiply_adds": facts.get("table2_multiply_adds", architecture.multiply_adds),
+            "input_size": architecture.input_size,
+        }
 
     def absence(self, absent: LeftOut) -> CheckRecord:
         """A reference that took no part."""

@@ -86,6 +86,7 @@ class Measuring:
         flag: str = "",
         batch_size: int | None = None,
         image_size: int | None = None,
+        budget: float | None = None,
     ) -> None:
         """Measure ``subject`` interleaved with its replicate and its references, and record all of it.
 
@@ -104,15 +105,14 @@ class Measuring:
             flag=flag,
         )
         benchmark.group = f"{subject.architecture.name} {mode}"
+        budget = self.budget if budget is None else budget
         with undisturbed():
             try:
                 contenders, left_out = self._contenders(rows)
                 if not benchmark.disabled:
                     benchmark.extra_info.update(self._absences(rows, left_out), **self._statics(rows, contenders))
                 rounds = Rounds({c.key: c.work for c in contenders}, clock_for(self.device))
-                planned = rounds.plan(
-                    1 if benchmark.disabled else rounds_within(self.budget, rounds.warm_up(self.budget / 2))
-                )
+                planned = rounds.plan(1 if benchmark.disabled else rounds_within(budget, rounds.warm_up(budget / 2)))
             except Exception as error:
                 _fail(benchmark, error)
                 raise

@@ -8,6 +8,14 @@ import pytest
 
 
 @pytest.mark.speed
+@pytest.mark.members("efficientnet_b0")
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed(measure: Callable[[str], None], mode: str) -> None:
+def test_speed(measure: Callable[..., None], mode: str) -> None:
     measure(mode)
+
+
+@pytest.mark.speed
+@pytest.mark.members("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4")
+def test_compound_scaling(measure: Callable[..., None]) -> None:
+    """One image at a time at each member's own size, for the chart beside the published figures."""
+    measure("infer", batch_size=1, share=1 / 3)

@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.speed
+@pytest.mark.members("vit_b_16")
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed(measure: Callable[[str], None], mode: str) -> None:
+def test_speed(measure: Callable[..., None], mode: str) -> None:
     measure(mode)
