@@ -15,8 +15,8 @@ def register_profiles() -> None:
     phases = (Phase.explicit, Phase.generate, Phase.shrink)  # "explain" runs a failing example many times more
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     common = settings(deadline=None, database=None, phases=phases, suppress_health_check=quiet)
-    settings.register_profile(PROFILE, common, max_examples=200, derandomize=True)
-    settings.register_profile(NIGHTLY, common, max_examples=1000, derandomize=False)
+    settings.register_profile(PROFILE, common, max_examples=100, derandomize=True)
+    settings.register_profile(NIGHTLY, common, max_examples=500, derandomize=False)
 
 
 def examples(share: float, *, least: int = 1, shrink: bool = True) -> settings:

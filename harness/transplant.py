@@ -96,7 +96,7 @@ def transplant(bench: Workbench, *, full_size: bool = False) -> Transplant:
 
 def _transplant(bench: Workbench, classes: int, side: int) -> Transplant:
     size: dict[str, Any] = {bench.size_keyword: side} if bench.size_keyword else {}
-    subject = bench.build(classes, **size).double().eval()
+    subject = (bench.small_copy() if side == bench.small_side() else bench.build(classes, **size)).double().eval()
     for parameter in subject.parameters():
         parameter.requires_grad_(True)
     sample = bench.images(4, side, seed=1)
@@ -155,13 +155,17 @@ def _graft(
 def build_reference(
     bench: Workbench, reference: Reference, classes: int, side: int, convention: Mapping[str, Any], **rates: float
 ) -> nn.Module | None:
-    """The library's model of the architecture, or None where it has none."""
+    """The library's model of the architecture with undefined weights, or None where it has none."""
     size = {"image_size": side} if bench.architecture.patch else {}
     try:
-        with seeded(bench.seed):
-            return reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **rates)
+        with torch.device("meta"):  # its weights are replaced, so drawing initial ones would be for nothing
+            model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **rates)
     except KeyError:
         return None
+    model.to_empty(device="cpu")
+    for buffer in model.buffers():
+        buffer.zero_()
+    return model
 
 
 def _disagreement(

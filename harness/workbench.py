@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -41,6 +42,8 @@ class Workbench:
         self.seed = seed
         self.device = device
         self.compile_backend = compile_backend
+        self.breadth = 1.0
+        """Share of the profile's examples that the checks on the meta device draw."""
         self.notes: dict[str, Any] = {}
         self._failure: SubjectError | None = None
         self._shared: dict[str, Any] = {}
@@ -131,6 +134,14 @@ class Workbench:
     def small(self, num_classes: int = CLASSES) -> nn.Module:
         """A new module for images of `small_side`."""
         return self.build(num_classes, **self.size)
+
+    def small_copy(self) -> nn.Module:
+        """A copy of one module for images of `small_side` that is built once; a new one where it can't be copied."""
+        built: nn.Module = self.shared("small", self.small)
+        try:
+            return copy.deepcopy(built)
+        except Exception:  # a module that holds a graph or a lock is legal, and can't be copied
+            return self.small()
 
     def on_meta(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
         """A new weightless module in eval mode; built on the CPU first where the factory can't run on meta."""

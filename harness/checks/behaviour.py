@@ -36,17 +36,17 @@ def _bound(bench: Workbench) -> float:
 def check_batch_independence(bench: Workbench) -> None:
     """In eval mode a sample's logits don't depend on the rest of its batch, its place in it, or the batch's size."""
     made = transplant(bench)
-    images = bench.images(9, made.side, seed=22)
+    images = bench.images(5, made.side, seed=22)
     together = _forward(bench, made.subject, images)
     bound = _bound(bench)
     reversed_ = _forward(bench, made.subject, images.flip(0)).flip(0)
-    alone = torch.cat([_forward(bench, made.subject, images[i : i + 1]) for i in (0, 4, 8)])
+    alone = torch.cat([_forward(bench, made.subject, images[i : i + 1]) for i in (0, 2, 4)])
     louder = images.clone()
     louder[1:] = 100 * louder[1:].flip(0)
     among_others = _forward(bench, made.subject, louder)[:1]
     for what, got, expected in (
         ("in reversed order", reversed_, together),
-        ("alone in its batch", alone, together[[0, 4, 8]]),
+        ("alone in its batch", alone, together[[0, 2, 4]]),
         ("among other samples", among_others, together[:1]),
     ):
         error = rowwise(got, expected)
@@ -198,7 +198,7 @@ def check_nan_propagation(bench: Workbench) -> None:
 
 def check_scale(bench: Workbench) -> None:
     """Logits stay finite for dark, constant and bright images, in float32."""
-    model = bench.small().eval()
+    model = bench.small_copy().eval()
     side = bench.small_side()
     cases: dict[str, Callable[[], Tensor]] = {
         "all zero": lambda: torch.zeros(2, 3, side, side),

@@ -30,7 +30,7 @@ from harness.transplant import (
 )
 from harness.workbench import Workbench
 
-EXAMPLES = 8
+EXAMPLES = 7
 """Image sizes drawn for the forward comparison (five times as many under the nightly profile)."""
 
 
@@ -52,8 +52,8 @@ def check_parity_sizes(bench: Workbench) -> None:
     """Logits equal the references' for drawn batch sizes, heights and widths."""
     made = transplant(bench)
 
-    @examples(1 / 16, least=EXAMPLES, shrink=False)
-    @given(image_sizes(bench.architecture, side=made.side, largest=96, largest_batch=5))
+    @examples(1 / 12, least=EXAMPLES, shrink=False)
+    @given(image_sizes(bench.architecture, side=made.side, largest=90, largest_batch=4))
     def sizes(shape: tuple[int, int, int]) -> None:
         _same_logits(bench, made, bench.images(*shape, seed=4))
 
@@ -121,7 +121,7 @@ def check_parity_trajectory(bench: Workbench) -> None:
     made = transplant(bench)
     grafted = made.grafted[0]
     side = made.side if bench.architecture.patch else max(48, bench.architecture.minimum_size)
-    images = [bench.images(4, side, seed=10 + step) for step in range(5)]
+    images = [bench.images(3, side, seed=10 + step) for step in range(5)]
     elements, rates = regularisation(bench, made)
     reference = with_rates(bench, made, grafted, rates)
     old = state_copy(reference.model)
@@ -161,7 +161,7 @@ def _train(
 ) -> tuple[dict[str, Tensor], float]:
     """State after one step per batch, and the learning rate: by default one at which the first step changes the
     weights by a hundredth of their norm."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, foreach=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, fused=True)
     modes = {m: m.training for m in model.modules()}
     model.train()
     for images in batches:
@@ -218,7 +218,7 @@ def _gradient_scales(gradients: Mapping[str, Tensor]) -> dict[str, float]:
 def _same_logits(bench: Workbench, made: Transplant, images: Tensor) -> None:
     with torch.no_grad():
         got = run(bench, made.subject, images, train=False, gradients=False, classes=made.classes)
-        for grafted in made.grafted:
+        for grafted in made.grafted[:1]:  # that the references agree with one another is settled by check_parity_eval
             expected = run(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
             error, bound = rowwise(got.logits, expected.logits), 1e-8
             bench.notes.update(error=max(error, bench.notes.get("error", 0.0)), bound=bound)

@@ -84,7 +84,7 @@ def check_parity_photographs(bench: Workbench) -> None:
         images = bench.images(2, side, seed=3)
     made: Transplant = transplant(bench, full_size=True)
     got = run(bench, made.subject, images, train=False, gradients=False, classes=made.classes)
-    for grafted in made.grafted:
+    for grafted in made.grafted[:1]:  # that the references agree with one another is settled by check_parity_eval
         expected = run(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
         error = rowwise(got.logits, expected.logits)
         bench.notes.update(error=error, bound=1e-8)

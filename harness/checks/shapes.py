@@ -36,7 +36,7 @@ def check_shapes(bench: Workbench) -> None:
         configurations += [(CLASSES, c) for c in CHANNEL_COUNTS if c != 3]
 
     # Where the image size is fixed only the batch and the configuration vary, and a fifth of the draws covers them.
-    @examples(1 if architecture.patch is None else 1 / 5)
+    @examples(bench.breadth * (1 if architecture.patch is None else 1 / 4))
     @given(
         image_sizes(architecture, side=architecture.input_size, largest=LARGEST[device], largest_batch=17),
         st.sampled_from(configurations),
@@ -63,14 +63,14 @@ def check_shapes_on_values(bench: Workbench) -> None:
     models: dict[int, nn.Module] = {}
     side = bench.small_side()
 
-    @examples(1 / 20, least=10, shrink=False)
+    @examples(1 / 10, least=10, shrink=False)
     @given(
         image_sizes(bench.architecture, side=side, largest=LARGEST["cpu"], largest_batch=5),
         st.sampled_from((2, CLASSES)),
     )
     def shapes(size: tuple[int, int, int], classes: int) -> None:
         if classes not in models:
-            models[classes] = bench.small(classes).eval()
+            models[classes] = (bench.small_copy() if classes == CLASSES else bench.small(classes)).eval()
         batch, height, width = size
         _check_one(bench, models[classes], (batch, 3, height, width), classes, "cpu")
 

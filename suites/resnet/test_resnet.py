@@ -9,6 +9,7 @@ import pytest
 from harness.plugin import judge
 from harness.published import conforming, deviating
 from harness.records import MeasurementRecord
+from harness.subjects import own_subjects
 from suites.resnet.architectures import FAMILY
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ def test_shortcuts_keep_the_gradient_of_resnet152(session: Session) -> None:
     assert ratios["without shortcuts"] > 1.15**141, (
         f"without shortcuts the gradient grows only {ratios['without shortcuts']:.1e}-fold"
     )
+
+
+def test_shapes_of_the_whole_resnet152(session: Session) -> None:
+    """Over 200 drawn inputs on the full-size network, on the meta device."""
+    bench = session.workbench(own_subjects(FAMILY, ["resnet152"])[0])
+    bench.breadth = 2.0
+    judge(bench, "shapes")
 
 
 def test_bad_arguments_are_named() -> None:
