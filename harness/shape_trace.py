@@ -98,9 +98,12 @@ COMPARISONS = frozenset(
         "isnan",
         "isinf",
         "isfinite",
+        "isposinf",
+        "isneginf",
         "logical_not",
         "logical_and",
         "logical_or",
+        "logical_xor",
         "signbit",
     )
 )

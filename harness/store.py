@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -20,6 +21,17 @@ class StoreError(RuntimeError):
 def new_run_id() -> str:
     """A sortable, unique name: UTC time and four random hex digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with floats that JSON has no word for (a NaN among a check's figures) as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
 
 
 class RunStore:
@@ -49,7 +61,7 @@ class RunStore:
 
     def append(self, record: Record) -> None:
         """Write one row. Raises StoreError on the first write that fails, and never again."""
-        line = json.dumps(to_row(record), allow_nan=False, default=str).encode() + b"\n"
+        line = json.dumps(_finite(to_row(record)), allow_nan=False, default=str).encode() + b"\n"
         if self.unwritten:
             self.unwritten.append(record)
             return
