@@ -37,6 +37,11 @@ def check_stochastic(bench: Workbench) -> None:
     )
     noise = [d for d in drawn if d.kind == "normal"]
     assert not noise, f"{bench.who}: in train mode the forward pass adds Gaussian noise ({len(noise)} draws)"
+    facts = bench.architecture.facts
+    assert not drawn or "dropout" in facts or "drop_path" in facts, (
+        f"{bench.who}: in train mode it draws random numbers ({drawn[0].kind} of shape {drawn[0].shape}); the published "
+        "network has neither dropout nor stochastic depth"
+    )
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if not per_sample:
         return

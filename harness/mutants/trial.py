@@ -1,0 +1,66 @@
+"""One variant before the checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import settings
+
+from harness.checks import check_names, find_check
+from harness.mutants.mutant import Variant
+from harness.mutants.settings import preserved
+from harness.strategies import PROFILE, register_profiles
+from harness.subjects import first_line
+from harness.workbench import Workbench
+
+Outcome = Literal["passed", "failed", "skipped", "error"]
+FEW_EXAMPLES = "mutants"
+SLOW = ("export", "compile")
+"""Left out where a correct variant's form can't matter to them: they take longer than the others together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one check said. A check rejects by failing; an error is a fault of the check itself."""
+
+    check: str
+    outcome: Outcome
+    message: str
+    seconds: float
+
+
+def load_profile() -> None:
+    """Fewer drawn examples than for a user's subject: a variant is wrong for a whole class of sizes."""
+    register_profiles()
+    settings.register_profile(FEW_EXAMPLES, settings.get_profile(PROFILE), max_examples=40)
+    settings.load_profile(FEW_EXAMPLES)
+
+
+def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[Verdict]:
+    """Run the checks (by default all that apply) on ``variant``; global settings are put back after each."""
+    with preserved():
+        bench = Workbench(variant.subject())
+        try:
+            return [_judge(bench, name) for name in (checks or check_names(variant.family))]
+        finally:
+            bench.close()
+
+
+def _judge(bench: Workbench, name: str) -> Verdict:
+    outcome: Outcome = "passed"
+    message = ""
+    start = time.perf_counter()
+    with preserved():
+        try:
+            find_check(name, bench.family)(bench)
+        except AssertionError as error:
+            outcome, message = "failed", str(error)
+        except pytest.skip.Exception as reason:
+            outcome, message = "skipped", str(reason)
+        except Exception as error:  # a check must not break, whatever it is given
+            outcome, message = "error", f"{type(error).__name__}: {first_line(error)}"
+    return Verdict(check=name, outcome=outcome, message=message, seconds=time.perf_counter() - start)
