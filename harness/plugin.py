@@ -272,9 +272,10 @@ def pytest_runtest_makereport(
     if item.get_closest_marker("speed"):
         name = SPEED + str(params.get("mode", item.originalname.removeprefix("test_")))  # type: ignore[attr-defined]
     message = _message(report, call)
-    if "Timeout" in message and "pytest-timeout" in message:
-        session.hung[subject.id] = str(name)
+    if "Timeout" in message and "pytest-timeout" in message:  # outside a call of the subject's own
         message = f"{subject.who}: did not come back within --timeout: {message}"
+    if "did not come back within --timeout" in message:
+        session.hung[subject.id] = str(name)
     session.record(
         CheckRecord(
             run=session.run,

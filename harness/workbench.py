@@ -21,6 +21,14 @@ CLASSES = 10
 """Classes of the models that are run on real values; facts are checked with 1,000."""
 
 
+HUNG = "did not come back within --timeout"
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether pytest-timeout raised it. Kept from Hypothesis, which would call what hangs once more."""
+    return type(error).__name__ == "Failed" and "pytest-timeout" in str(error)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Torch's CPU generator started from ``seed``, and put back afterwards."""
@@ -46,6 +54,7 @@ class Workbench:
         """Share of the profile's examples that the checks on the meta device draw."""
         self.notes: dict[str, Any] = {}
         self._failure: SubjectError | None = None
+        self._hung = ""
         self._shared: dict[str, Any] = {}
 
     @property
@@ -78,7 +87,12 @@ class Workbench:
         try:
             with seeded(self.seed) if seeding else nullcontext():
                 return self._materialised(self.subject.build(num_classes, **keywords), num_classes, keywords)
-        except SubjectError as error:
+        except BaseException as error:
+            if is_timeout(error):
+                self._failure = SubjectError(f"{self.who}: {HUNG} while it was built")
+                raise self._failure from None
+            if not isinstance(error, SubjectError):
+                raise
             if not keywords and torch.get_default_device().type != "meta":
                 self._failure = error
             raise
@@ -164,13 +178,20 @@ class Workbench:
     def logits(self, model: nn.Module, images: Tensor, num_classes: int = CLASSES) -> Tensor:
         """Run ``model``; raises SubjectError naming the input where it raises or returns no logits."""
         try:
-            return logits_of(model(images), num_classes)
-        except Exception as error:
+            if not self._hung:
+                return logits_of(model(images), num_classes)
+        except BaseException as error:
+            if is_timeout(error):
+                self._hung = f"{HUNG} in a forward pass on images {tuple(images.shape)}"
+                raise SubjectError(f"{self.who}: {self._hung}") from None
+            if not isinstance(error, Exception):
+                raise
             mode, dtype = "train" if model.training else "eval", str(images.dtype).removeprefix("torch.")
             raise SubjectError(
                 f"{self.who}: in {mode} mode, on images {tuple(images.shape)} of {dtype}, forward raised "
                 f"{type(error).__name__}: {first_line(error)}"
             ) from error
+        raise SubjectError(f"{self.who}: {self._hung}")
 
     def shared(self, key: str, make: Any) -> Any:
         """``make()``, computed once per key. An exception is kept and raised again."""
