@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,6 @@ from harness.subjects import label_of
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench
-
-_EXAMPLE = re.compile(r"Falsifying example: (.*?)\)\s*(?:$|Explanation|#)", re.DOTALL)
 
 
 def describe_failure(bench: Workbench, test: Callable[[], None]) -> None:
@@ -34,8 +31,9 @@ def forward_line(bench: Workbench, shape: tuple[int, ...], *, keywords: str = ""
     where = "" if not (spec.endswith(".py") or "/" in spec) else f"import sys; sys.path.insert(0, {_parent(spec)!r}); "
     module = label_of(spec)
     return (
-        f'python -c "import torch; {where}from {module} import {name}; torch.set_default_device({device!r}); '
-        f'm = {name}({keywords}).eval(); print(m(torch.zeros{shape}).shape)"'
+        f'python -c "import torch; {where}from importlib import import_module; '
+        f"models = import_module({module!r}); torch.set_default_device({device!r}); "
+        f'm = models.{name}({keywords}).eval(); print(m(torch.zeros{shape}).shape)"'
     )
 
 
