@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def uniform_below(x: Tensor) -> Tensor:
     return x * (torch.empty(shape_of(x)).uniform_() < KEEP) / KEEP
 
 
-PER_SAMPLE: list[Callable[[Tensor], Tensor]] = [
+PER_SAMPLE: list[Callable[[Tensor], Any]] = [
     bernoulli_in_place,
     bernoulli_of_probabilities,
     bernoulli_with_p,
@@ -62,7 +63,7 @@ def floor_of_sum(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("drop", [*PER_SAMPLE, floor_of_sum])
-def test_at_one_half_every_sample_is_kept_and_rescaled(drop: Callable[[Tensor], Tensor]) -> None:
+def test_at_one_half_every_sample_is_kept_and_rescaled(drop: Callable[[Tensor], Any]) -> None:
     with ControlledRandomness(0.5, batch=BATCH) as control:
         got = drop(images())
     assert torch.allclose(got, images() / KEEP)
@@ -72,7 +73,7 @@ def test_at_one_half_every_sample_is_kept_and_rescaled(drop: Callable[[Tensor], 
 
 
 @pytest.mark.parametrize("drop", PER_SAMPLE)
-def test_levels_decide_per_sample(drop: Callable[[Tensor], Tensor]) -> None:
+def test_levels_decide_per_sample(drop: Callable[[Tensor], Any]) -> None:
     with ControlledRandomness(LEVELS, batch=BATCH):
         got = drop(images())
     kept = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(-1, 1, 1, 1)
@@ -94,7 +95,7 @@ def dropout_in_place(x: Tensor) -> Tensor:
     return F.dropout(x.clone(), 1 - KEEP, inplace=True)
 
 
-def dropout_module(x: Tensor) -> Tensor:
+def dropout_module(x: Tensor) -> Any:
     return nn.Dropout(1 - KEEP).train()(x)
 
 
@@ -102,12 +103,12 @@ def native(x: Tensor) -> Tensor:
     return torch.native_dropout(x, 1 - KEEP, True)[0]
 
 
-DROPOUTS: list[Callable[[Tensor], Tensor]] = [functional_dropout, dropout_in_place, dropout_module, native]
+DROPOUTS: list[Callable[[Tensor], Any]] = [functional_dropout, dropout_in_place, dropout_module, native]
 
 
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("drop", DROPOUTS)
-def test_dropout_keeps_every_element(drop: Callable[[Tensor], Tensor], gradients: bool) -> None:
+def test_dropout_keeps_every_element(drop: Callable[[Tensor], Any], gradients: bool) -> None:
     for elements, factor in (("scaled", 1 / KEEP), ("identity", 1.0)):
         x = images().requires_grad_(gradients)
         with ControlledRandomness(0.5, batch=BATCH, elements=elements) as control:  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ def test_dropout_keeps_every_element(drop: Callable[[Tensor], Tensor], gradients
 
 
 @pytest.mark.parametrize("drop", DROPOUTS)
-def test_levels_per_sample_leave_elements_alone(drop: Callable[[Tensor], Tensor]) -> None:
+def test_levels_per_sample_leave_elements_alone(drop: Callable[[Tensor], Any]) -> None:
     with ControlledRandomness(LEVELS, batch=BATCH, elements="identity"):
         assert torch.allclose(drop(images()), images())
 

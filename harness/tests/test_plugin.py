@@ -1,0 +1,172 @@
+"""The plugin end to end, each run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.session import Session
+from harness.subjects import RequestError
+from harness.tests.judged import GOOD, ROOT, run, tiny
+from reports.frames import load
+
+LIST = ("--collect-only", "-q")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--subject", "nowhere/models.py"), "--subject nowhere/models.py: there is no such file"),
+        (("--subject", "json"), "--subject json: has no callable named after an architecture; known: "),
+        (("--subject", "no.such.module"), "--subject no.such.module: importing it raised ModuleNotFoundError"),
+        (("--subject", "suites.resnet.model", "--arch", "vit_b_16"), "nothing to judge here; known: resnet: resnet18"),
+    ],
+)
+def test_a_request_without_sense_is_one_line(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, *options)
+    assert done.code == pytest.ExitCode.USAGE_ERROR, done.out
+    assert says in done.error()
+    assert not done.results.exists()
+
+
+def test_an_unknown_architecture_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, "--arch", "resnet19")
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    error = done.error()
+    assert "resnet19" in error
+    assert "resnet18" in error
+    assert "vit_b_16" in error
+
+
+def test_a_subject_whose_import_raises(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, subjects={"raising": "raise RuntimeError('boom\\nmore')"})
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert done.error().endswith("raising.py: importing it raised RuntimeError: boom")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, "--device", "cuda")
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert "sees no CUDA device; use --device cpu" in done.error()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device": "tpu"}, "--device tpu: not a device; known: auto, cpu, cuda, cuda:N"),
+        ({"device": "meta"}, "--device meta: known: auto, cpu, cuda, cuda:N"),
+        ({"budget": 0.0}, "--budget 0: expected a positive number of seconds"),
+    ],
+)
+def test_options_are_read_before_anything_is_run(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    made = {"specs": (), "patterns": (), "device": "cpu", "results": tmp_path, "budget": 1.0, "seed": 0}
+    session = Session(**{**made, "compile_backend": "aot_eager", "pretrained": False, **options})
+    with pytest.raises(RequestError, match=f"^{re.escape(says)}$"):
+        session.validate()
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    done = run(tmp_path, "--arch", "resnet18", "-k", "parameters")
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert "give --results DIR" in done.error()
+
+
+def test_listing_tests_imports_no_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys, pytest\n"
+        "code = pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', *sys.argv[1:]])\n"
+        "print('exit', int(code), 'torch' in sys.modules)\n"
+    )
+    suites = [f"suites/{f}/test_{f}{kind}.py" for f in ("resnet", "efficientnet", "vit") for kind in ("", "_benchmark")]
+    command = [sys.executable, "-c", script, *suites, "--results", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "exit 0 False", done.stdout[-2000:] + done.stderr
+    assert "suites/resnet/test_resnet.py::test_conformance[resnet18-skip_gradient]" in done.stdout.splitlines()
+    assert not (tmp_path / "results").exists()
+
+
+def test_only_the_subjects_are_judged_and_the_others_still_run(tmp_path: Path) -> None:
+    """A factory that raises, a wrong output type, NaN and a correct subject, in one run."""
+    subjects = {
+        "raises": "def resnet18(num_classes=1000):\n    raise RuntimeError('no such layer\\nand more')\n",
+        "texts": tiny("'logits'"),
+        "undefined": tiny("self.head(x.mean((2, 3))) * float('nan')"),
+        "right": GOOD,
+    }
+    done = run(tmp_path, "-k", "parameters or shapes_on_values", subjects=subjects)
+    assert done.code == pytest.ExitCode.TESTS_FAILED, done.out
+    assert "INTERNALERROR" not in done.out
+    assert done.outcomes("right") == {"parameters": "passed", "shapes_on_values": "passed"}
+    for wrong in ("raises", "texts", "undefined"):
+        assert done.outcomes(wrong) == {"parameters": "failed", "shapes_on_values": "failed"}
+    said = {(r["subject"], r["check"]): r["message"] for r in done.rows}
+    assert said["raises", "parameters"] == (
+        "resnet18 of raises: resnet18(num_classes=1000) raised RuntimeError: no such layer"
+    )
+    assert "forward returned str; expected a tensor of shape (batch, " in said["texts", "shapes_on_values"]
+    assert "the logits are not finite" in said["undefined", "shapes_on_values"]
+    assert "reproduce: python -c" in said["undefined", "shapes_on_values"]
+    assert "resnet18 of right: right (2 passed)" in done.out
+    assert "resnet18 of raises: WRONG (2 failed): parameters, shapes_on_values" in done.out
+    assert "deselected" in done.out
+    assert {r["test"].split("::")[1].split("[")[0] for r in done.rows} == {"test_conformance"}
+
+    row = next(r for r in done.rows if r["subject"] == "right" and r["check"] == "parameters")
+    assert row["run"] == done.folder.name
+    assert (row["suite"], row["architecture"], row["kind"]) == ("resnet", "resnet18", "check")
+    assert row["test"] == "suites/resnet/test_resnet.py::test_conformance[right:resnet18-parameters]"
+    assert row["details"] == {"parameters": 11_689_512, "published": 11_689_512}
+    assert row["reproduce"].startswith(f"pytest '{row['test']}' --subject ")
+    assert row["seconds"] > 0
+    environment = json.loads((done.folder / "environment.json").read_text())
+    assert environment["finished"] >= environment["started"]
+    assert environment["device"] == "cpu"
+    assert load(done.folder).complete
+
+
+def test_tests_of_the_suites_own_code_are_not_about_a_subject(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, subjects={"right": GOOD})
+    assert done.code == pytest.ExitCode.OK
+    listed = [line for line in done.out.splitlines() if "::" in line]
+    assert listed
+    assert all("test_resnet.py::test_conformance[right:resnet18-" in x or "benchmark" in x for x in listed), listed
+
+
+def test_a_subject_that_hangs_fails_once_and_is_left_alone(tmp_path: Path) -> None:
+    sleeping = "import time\n\n\ndef resnet18(num_classes=1000):\n    time.sleep(100)\n"
+    # The correct subject needs about 3 s for its first check on one slow core, which pays for torch's imports.
+    done = run(
+        tmp_path, "-k", "parameters or multiply_adds", "--timeout", "20", subjects={"right": GOOD, "sleeping": sleeping}
+    )
+    assert done.code == pytest.ExitCode.TESTS_FAILED, done.out
+    assert done.outcomes("right") == {"parameters": "passed", "multiply_adds": "passed"}
+    assert done.outcomes("sleeping") == {"parameters": "failed", "multiply_adds": "skipped"}
+    said = {r["check"]: r["message"] for r in done.rows if r["subject"] == "sleeping"}
+    assert said["parameters"].startswith("resnet18 of sleeping: did not come back within --timeout")
+    assert said["multiply_adds"] == "not run: sleeping:resnet18 hung in parameters"
+
+
+def test_a_killed_run_keeps_every_row_that_it_had(tmp_path: Path) -> None:
+    dying = (
+        "import os, signal\nfrom suites.resnet import model\n\ncalls = []\n\n\n"
+        "def resnet18(num_classes=1000):\n    calls.append(1)\n    return model.resnet18(num_classes=num_classes)\n\n\n"
+        "def resnet34(num_classes=1000):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = run(tmp_path, "-k", "parameters", subjects={"dying": dying})
+    assert done.code == -signal.SIGKILL, done.out
+    kept = load(done.folder)
+    assert not kept.complete
+    assert any("did not finish" in notice for notice in kept.notices)
+    assert list(kept.checks["architecture"]) == ["resnet18"]
+    assert list(kept.checks["outcome"]) == ["passed"]
+    assert kept.corrupt_lines == 0
