@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -46,6 +49,19 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
+
+
+def _check_statistics(bench: Workbench, model: nn.Module) -> None:
+    """Running statistics start at mean 0 and variance 1, so that eval mode works before the first training step."""
+    grafted = transplant(bench).grafted[0]
+    fresh = {n: b.double() for n, b in model.named_buffers() if b.is_floating_point()}
+    for name, buffer in grafted.alignment.to_reference(fresh).items():
+        for kind, start in (("running_mean", 0.0), ("running_var", 1.0)):
+            if name.endswith(kind):
+                assert bool((buffer == start).all()), (
+                    f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(name))} (there {name}) is not "
+                    f"{start:g} everywhere"
+                )
 
 
 def _savable(state_dict: dict[str, Any]) -> dict[str, Tensor]:
@@ -166,58 +182,82 @@ def _globals() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Fresh:
-    """Two instances built from different seeds, and the generator's state right after each was built."""
+    """Two instances built from different seeds, and a number from each generator right after each was built."""
 
     models: tuple[nn.Module, nn.Module]
-    generators: tuple[Tensor, Tensor]
+    drawn: tuple[Mapping[str, float], Mapping[str, float]]
+
+
+def _draw() -> dict[str, float]:
+    """A number from each process-wide generator."""
+    return {"torch": float(torch.rand(())), "Python": random.random(), "NumPy": float(np.random.random())}
+
+
+@contextmanager
+def _generators(start: int) -> Iterator[None]:
+    """All three generators started from ``start``, and put back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with seeded(start):
+            random.seed(start)
+            np.random.seed(start)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _expect_seeds_to_hold(bench: Workbench, drawn: Sequence[Mapping[str, float]], what: str) -> None:
+    first, second = drawn
+    for name in first:
+        assert first[name] != second[name], (
+            f"{bench.who}: {what} seeds {name}'s generator: after different seeds it stands at the same place; "
+            "expected the caller's seed to hold"
+        )
 
 
 def _fresh(bench: Workbench) -> _Fresh:
     """Built once for all checks of freshly built models; building is where global state is watched first."""
 
     def make() -> _Fresh:
-        before, models, generators = _globals(), [], []
+        before, models, drawn = _globals(), [], []
         try:
             for start in (1, 2):
-                with seeded(bench.seed + start):
+                with _generators(bench.seed + start):
                     models.append(bench.build(CLASSES, seeding=False, **bench.size))
-                    generators.append(torch.get_rng_state())
+                    drawn.append(_draw())
                 _expect(bench, before, "building it")
         finally:
             _restore(before)
-        return _Fresh((models[0], models[1]), (generators[0], generators[1]))
+        return _Fresh((models[0], models[1]), (drawn[0], drawn[1]))
 
     fresh: _Fresh = bench.shared("fresh", make)
     return fresh
 
 
 def check_global_state(bench: Workbench) -> None:
-    """Building and calling changes no process-wide setting, and does not seed torch's generator."""
+    """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
     fresh = _fresh(bench)
-    assert not torch.equal(*fresh.generators), (
-        f"{bench.who}: building it seeds torch's generator: after different seeds the generator stands at the same "
-        "place; expected the caller's seed to hold"
-    )
+    _expect_seeds_to_hold(bench, fresh.drawn, "building it")
     model, before = fresh.models[0], _globals()
     images = bench.images(4, bench.small_side(), seed=46).float()
     buffers = {n: b.clone() for n, b in model.named_buffers()}
-    after = []
+    drawn = []
     try:
         for start in (1, 2):
-            with seeded(bench.seed + start):
-                with torch.no_grad():
-                    bench.logits(model.eval(), images)
+            with _generators(bench.seed + start):
+                bench.logits(model.eval(), images)  # under no_grad a change of the gradient mode would be undone
                 _expect(bench, before, "a forward pass in eval mode")
                 bench.backward(bench.logits(model.train(), images).sum())
                 _expect(bench, before, "a training step")
-                after.append(torch.get_rng_state())
+                drawn.append(_draw())
     finally:
         _restore(before)
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-    assert not torch.equal(*after), f"{bench.who}: its forward pass seeds torch's generator"
+    _expect_seeds_to_hold(bench, drawn, "its forward pass")
 
 
 def _expect(bench: Workbench, before: dict[str, Any], what: str) -> None:

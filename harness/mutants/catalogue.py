@@ -17,6 +17,13 @@ MUTANTS = (
     "resnet_gradient",
     "resnet_training",
     "resnet_start",
+    "inputs",
+    "layouts",
+    "precision",
+    "memory",
+    "saving",
+    "shortcuts",
+    "process",
 )
 REWRITINGS: tuple[str, ...] = ()
 
