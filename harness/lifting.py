@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 class LiftFloat32(TorchDispatchMode):
-    """Turns casts from float64 to float32 into copies, and float32 constants into float64.
+    """Keeps float64 where a cast, a sum or a mean asks for float32.
 
     Many correct models compute a softmax or a norm in float32 "for stability", whatever the input. In a float64
     comparison that is a downcast and would drown real deviations in rounding. Casts to half precisions are left as

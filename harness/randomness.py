@@ -52,18 +52,27 @@ class ControlledRandomness(TorchDispatchMode):
     ``level`` is one number, or one per sample (for draws whose first side is the batch). ``elements`` says what
     element-wise Bernoulli draws become: "scaled" keeps every element with the rescaling that the model applies,
     "identity" also undoes that rescaling, as if the rate were zero.
+    ``element_level`` is the level of element-wise draws.
     """
 
     def __init__(
-        self, level: float | Sequence[float] = 0.5, *, batch: int, elements: Literal["scaled", "identity"] = "scaled"
+        self,
+        level: float | Sequence[float] = 0.5,
+        *,
+        batch: int,
+        elements: Literal["scaled", "identity"] = "scaled",
+        element_level: float = 0.5,
     ) -> None:
         super().__init__()
         self.level = level
         self.batch = batch
         self.elements = elements
+        self.element_level = element_level
         self.draws: list[Draw] = []
 
     def _uniform(self, like: Tensor) -> Tensor:
+        if like.numel() not in (1, self.batch):
+            return torch.full_like(like, self.element_level)
         if isinstance(self.level, float):
             return torch.full_like(like, self.level)
         if like.ndim and like.shape[0] == self.batch and like.numel() == self.batch:
@@ -95,8 +104,10 @@ class ControlledRandomness(TorchDispatchMode):
         if train is False or p == 0.0:
             return func(*args, **kwargs)
         self.draws.append(Draw(tuple(x.shape), "dropout", 1.0 - p))
-        mask = torch.ones_like(x, dtype=torch.bool)
-        return (x.clone() if self.elements == "identity" else x / (1.0 - p)), mask
+        if self.elements == "identity":
+            return x.clone(), torch.ones_like(x, dtype=torch.bool)
+        mask = torch.full_like(x, self.element_level < 1.0 - p, dtype=torch.bool)
+        return x * mask / (1.0 - p), mask
 
     def _answer_dropout_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         gradient, mask, scale = args

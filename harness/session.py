@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from harness.architecture import Family
 from harness.records import SPEED, CheckRecord, Record
 from harness.store import RunStore, StoreError, new_run_id
-from harness.subjects import RequestError, Subject, check_patterns, families, given_subjects, own_subjects
+from harness.subjects import (
+    RequestError,
+    Subject,
+    check_patterns,
+    families,
+    given_subjects,
+    label_of,
+    own_subjects,
+)
 
 if TYPE_CHECKING:
     from harness.measure.progress import Terminal
@@ -71,7 +80,12 @@ class Session:
         if not self.specs:
             everything = self.device.startswith("cuda")  # a GPU has time for every member
             return own_subjects(family, self.patterns or (() if everything else tuple(members)), everything=everything)
-        return [s for spec in self.specs for s in given_subjects(spec, family, self.patterns)]
+        stems = Counter(label_of(spec) for spec in dict.fromkeys(self.specs))
+        return [
+            found
+            for spec in dict.fromkeys(self.specs)
+            for found in given_subjects(spec, family, self.patterns, spec if stems[label_of(spec)] > 1 else None)
+        ]
 
     def in_depth(self, subject: Subject, among: Sequence[Subject]) -> bool:
         """Whether every check is run: always, but for large architectures that nobody singled out."""

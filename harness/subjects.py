@@ -198,8 +198,11 @@ def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = 
     ]
 
 
-def given_subjects(spec: str, family: Family, patterns: Sequence[str]) -> list[Subject]:
-    """The architectures of ``family`` that a ``--subject`` has under their names or aliases."""
+def given_subjects(spec: str, family: Family, patterns: Sequence[str], label: str | None = None) -> list[Subject]:
+    """The architectures of ``family`` that a ``--subject`` has under their names or aliases.
+
+    ``label`` stands in for a file's stem where two files share it.
+    """
     module = import_subject(spec)
     found = []
     for architecture in family.architectures:
@@ -209,7 +212,7 @@ def given_subjects(spec: str, family: Family, patterns: Sequence[str]) -> list[S
         if name is not None:
             found.append(
                 Subject(
-                    label=label_of(spec),
+                    label=label or label_of(spec),
                     spec=spec,
                     architecture=architecture,
                     family=family,

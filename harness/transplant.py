@@ -82,24 +82,29 @@ def transplant(bench: Workbench, *, full_size: bool = False) -> Transplant:
     ``full_size`` builds for the published image size and class count; otherwise for `Workbench.small_side` and
     `CLASSES` classes. Made once per subject. Raises SubjectError where no alignment can be found.
     """
-    if full_size and not bench.size_keyword:
-        classes = CLASSES  # the small models take full-size images as they are
-        key = "transplant"
-        side = bench.small_side()
-    else:
-        classes = 1000 if full_size else CLASSES
-        key = "transplant-full" if full_size else "transplant"
-        side = bench.architecture.input_size if full_size else bench.small_side()
+    classes = 1000 if full_size else CLASSES
+    side = bench.architecture.input_size if full_size else bench.small_side()
+    key = "transplant-full" if full_size else "transplant"
     made: Transplant = bench.shared(key, lambda: _transplant(bench, classes, side))
     return made
 
 
-def _transplant(bench: Workbench, classes: int, side: int) -> Transplant:
+def other_channels(bench: Workbench, channels: int) -> Transplant | None:
+    """A transplant for images of another number of channels, where the factory takes it; against one reference."""
+    if bench.channel_keyword is None:
+        return None
+    return _transplant(bench, 1000, bench.small_side(), channels)
+
+
+def _transplant(bench: Workbench, classes: int, side: int, channels: int = 3) -> Transplant:
     size: dict[str, Any] = {bench.size_keyword: side} if bench.size_keyword else {}
-    subject = (bench.small_copy() if side == bench.small_side() else bench.build(classes, **size)).double().eval()
+    if channels != 3:
+        assert bench.channel_keyword is not None
+        size[bench.channel_keyword] = channels
+    subject = (bench.small_copy() if classes == CLASSES else bench.build(classes, **size)).double().eval()
     for parameter in subject.parameters():
         parameter.requires_grad_(True)
-    sample = bench.images(4, side, seed=1)
+    sample = bench.images(4, min(side, 64) if bench.architecture.patch is None else side, seed=1, channels=channels)
     attempts = []
     for convention in bench.architecture.conventions:
         grafted = _graft(bench, subject, classes, side, sample, convention)
@@ -125,7 +130,7 @@ def _graft(
     for reference in bench.family.references():
         if classes != CLASSES and grafted:
             break  # at full size one reference decides; all of them do at the small one
-        model = build_reference(bench, reference, classes, side, convention)
+        model = build_reference(bench, reference, classes, side, convention, channels=sample.shape[1])
         if model is None:
             continue
         model = model.double().eval()
@@ -153,13 +158,22 @@ def _graft(
 
 
 def build_reference(
-    bench: Workbench, reference: Reference, classes: int, side: int, convention: Mapping[str, Any], **rates: float
+    bench: Workbench,
+    reference: Reference,
+    classes: int,
+    side: int,
+    convention: Mapping[str, Any],
+    *,
+    channels: int = 3,
+    rates: Mapping[str, float] | None = None,
 ) -> nn.Module | None:
     """The library's model of the architecture with undefined weights, or None where it has none."""
     size = {"image_size": side} if bench.architecture.patch else {}
+    if channels != 3:
+        size["in_channels"] = channels
     try:
         with torch.device("meta"):  # its weights are replaced, so drawing initial ones would be for nothing
-            model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **rates)
+            model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **(rates or {}))
     except KeyError:
         return None
     model.to_empty(device="cpu")
@@ -203,6 +217,7 @@ def run(
     classes: int = CLASSES,
     level: float | tuple[float, ...] = 0.5,
     elements: str = "scaled",
+    element_level: float = 0.5,
     gradients: bool = True,
 ) -> Outcome:
     """One forward and backward pass with every random draw controlled. The model's state and mode are put back."""
@@ -214,6 +229,7 @@ def run(
         level if isinstance(level, float) else list(level),
         batch=len(images),
         elements="identity" if elements == "identity" else "scaled",
+        element_level=element_level,
     )
     try:
         with torch.set_grad_enabled(gradients), LiftFloat32(), randomness:
@@ -240,9 +256,9 @@ def run(
 
 
 def cotangent(bench: Workbench, logits: Tensor) -> Tensor:
-    """A fixed random direction for the backward pass, no two entries alike."""
+    """A fixed random direction for the backward pass, no two entries alike; large, so that clipping shows."""
     generator = torch.Generator().manual_seed(bench.seed + 77)
-    return torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits)
+    return 1e4 * torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits)
 
 
 @torch.no_grad()

@@ -118,9 +118,9 @@ def check_no_cache(bench: Workbench) -> None:
     load(fresh, moved)
     off, wide = rowwise(changed, _forward(bench, fresh, one)), 100 * bound
     assert off <= wide, (
-        f"{bench.who}: after its weights and statistics were overwritten, as load_state_dict does, the logits differ by "
-        f"{off:.1e} from those of a fresh instance that holds the same ones; expected at most {wide:.1e}: something that "
-        "is derived from weights or inputs is cached"
+        f"{bench.who}: after its weights and statistics were overwritten, as load_state_dict does, the logits differ "
+        f"by {off:.1e} from those of a fresh instance that holds the same ones; expected at most {wide:.1e}: something "
+        "that is derived from weights or inputs is cached"
     )
 
 

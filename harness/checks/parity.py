@@ -21,6 +21,7 @@ from harness.transplant import (
     bounded,
     build_reference,
     load,
+    other_channels,
     perturbed,
     relative,
     rowwise,
@@ -58,6 +59,14 @@ def check_parity_sizes(bench: Workbench) -> None:
         _same_logits(bench, made, bench.images(*shape, seed=4))
 
     describe_failure(bench, sizes)
+    # What no drawn example has: a large batch, loud and faint images, another number of channels and of classes.
+    small = made.side if bench.architecture.patch else bench.architecture.minimum_size
+    _same_logits(bench, made, bench.images(65 if bench.architecture.patch is None else 33, small, seed=60))
+    loud = bench.images(3, small, seed=61)
+    _same_logits(bench, made, torch.cat([100 * loud[:1], loud[1:2] / 100, loud[2:].abs() + 300]))
+    channelled = other_channels(bench, 4)
+    if channelled is not None:
+        _same_logits(bench, channelled, bench.images(2, channelled.side, seed=62, channels=4))
 
 
 def check_parity_train(bench: Workbench) -> None:
@@ -75,6 +84,12 @@ def check_parity_train(bench: Workbench) -> None:
         sensitivity = sensitivity or _sensitivity(bench, reference, images, expected, train=True, elements=elements)
         _compare(bench, made, reference, images, got, expected, sensitivity, train=True)
         _compare_buffers(bench, reference, got, expected, sensitivity)
+    unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
+    for name, buffer in unrecorded.buffers.items():
+        assert relative(buffer, got.buffers[name]) <= CEILING, (
+            f"{bench.who}: in train mode under no_grad {name} is updated differently than with gradients; expected the "
+            "same (statistics are often recalibrated under no_grad)"
+        )
 
 
 def regularisation(bench: Workbench, made: Transplant) -> tuple[str, dict[str, float]]:
@@ -102,7 +117,7 @@ def with_rates(bench: Workbench, made: Transplant, grafted: Grafted, rates: Mapp
     key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}"
 
     def make() -> torch.nn.Module:
-        model = build_reference(bench, grafted.reference, made.classes, made.side, grafted.convention, **rates)
+        model = build_reference(bench, grafted.reference, made.classes, made.side, grafted.convention, rates=rates)
         assert model is not None
         model = model.double().eval()
         load(model, state(grafted.model))

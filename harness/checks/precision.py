@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.photographs import photographs
-from harness.transplant import CEILING, Transplant, rowwise, run, transplant
+from harness.transplant import CEILING, Transplant, cotangent, relative, rowwise, run, transplant
 from harness.workbench import Workbench
 
 MARGIN = 20.0
@@ -30,6 +30,7 @@ def check_parity_float32(bench: Workbench) -> None:
         return bench.logits(model, images.float())
 
     _judge(bench, forward, "float32", MARGIN, 4 * EPSILON32)
+    _judge_gradients(bench)
 
 
 def check_parity_bfloat16(bench: Workbench) -> None:
@@ -63,6 +64,37 @@ def _judge(
     assert ours <= bound, (
         f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, the references' by "
         f"{theirs:.1e}; expected at most {bound:.1e} (relative): a part computes in lower precision than it should"
+    )
+
+
+def _judge_gradients(bench: Workbench) -> None:
+    """All gradients as one vector. Rounding may flip a ReLU or a maximum, each worth a thousandth or so, hence the
+    floor: what is looked for is a backward pass of its own for float32, which is off by its own size."""
+    made = transplant(bench)
+    grafted = made.grafted[0]
+    images = bench.images(3, made.side, seed=11).float()
+
+    def gradients(model: nn.Module) -> dict[str, Tensor]:
+        single = copy.deepcopy(model).float()
+        single.zero_grad(set_to_none=True)
+        logits = bench.logits(single, images)
+        bench.backward(logits, cotangent(bench, logits))
+        return {n: p.grad.double() for n, p in single.named_parameters() if p.grad is not None}
+
+    exact = run(bench, grafted.model, images.double(), train=False).gradients
+    expected = torch.cat([g.flatten() for n, g in exact.items() if g is not None])
+
+    def error(found: dict[str, Tensor]) -> float:
+        parts = [found.get(n, torch.zeros_like(g)).flatten() for n, g in exact.items() if g is not None]
+        return relative(torch.cat(parts), expected)
+
+    theirs = error(gradients(grafted.model))
+    ours = error(grafted.alignment.to_reference(gradients(made.subject)))
+    bound = max(MARGIN * theirs, 0.05)
+    bench.notes.update(gradient_error=ours, gradient_bound=bound)
+    assert ours <= bound, (
+        f"{bench.who}: in float32 the gradients are off by {ours:.1e} from the float64 ones, the reference's by "
+        f"{theirs:.1e}; expected at most {bound:.1e} (relative): the backward pass differs in float32"
     )
 
 

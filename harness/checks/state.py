@@ -59,8 +59,8 @@ def _check_statistics(bench: Workbench, model: nn.Module) -> None:
         for kind, start in (("running_mean", 0.0), ("running_var", 1.0)):
             if name.endswith(kind):
                 assert bool((buffer == start).all()), (
-                    f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(name))} (there {name}) is not "
-                    f"{start:g} everywhere"
+                    f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(name))} (there {name}) "
+                    f"is not {start:g} everywhere"
                 )
 
 
@@ -311,6 +311,11 @@ def check_initialisation(bench: Workbench) -> None:
     model.zero_grad(set_to_none=True)
     wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
     assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
+    assert any(bool(gradients[n].any()) for n, _ in matrices if n in gradients), (
+        f"{bench.who}: freshly built, no weight matrix gets a gradient: the network is dead (norms or biases start at "
+        "values that let nothing through)"
+    )
+    _check_statistics(bench, second)
     assert value < LARGEST_FIRST_LOSS, (
         f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
         "log(10) = 2.3: the initial weights are far too large"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from harness.checks.parity import regularisation, with_rates
 from harness.randomness import Draw
-from harness.transplant import bounded, rowwise, run, transplant
+from harness.transplant import CEILING, bounded, rowwise, run, transplant
 from harness.workbench import Workbench
 
 LEVELS = (0.5, 0.999, 0.985, 0.96, 0.93, 0.9, 0.87, 0.84)
@@ -39,9 +40,16 @@ def check_stochastic(bench: Workbench) -> None:
     assert not noise, f"{bench.who}: in train mode the forward pass adds Gaussian noise ({len(noise)} draws)"
     facts = bench.architecture.facts
     assert not drawn or "dropout" in facts or "drop_path" in facts, (
-        f"{bench.who}: in train mode it draws random numbers ({drawn[0].kind} of shape {drawn[0].shape}); the published "
-        "network has neither dropout nor stochastic depth"
+        f"{bench.who}: in train mode it draws random numbers ({drawn[0].kind} of shape {drawn[0].shape}); the "
+        "published network has neither dropout nor stochastic depth"
     )
+    elementwise = [d for d in drawn if d.scope(len(images)) == "element"]
+    shared = [d for d in elementwise if d.shape[0] == 1 or len(d.shape) == 1]
+    assert not shared, (
+        f"{bench.who}: in train mode one mask of shape {shared[0].shape} serves the whole batch; expected each sample "
+        "to draw its own"
+    )
+    _dropout(bench, images)
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if not per_sample:
         return
@@ -62,6 +70,30 @@ def check_stochastic(bench: Workbench) -> None:
             f"{error:.1e}, expected at most {bound:.1e} (relative, float64): stochastic depth has other rates, drops "
             "the sum instead of the residual branch, or does not divide what it keeps by the probability of keeping it"
         )
+
+
+def _dropout(bench: Workbench, images: Tensor) -> None:
+    """Elements are kept with the published probability and dropped otherwise, at levels on either side of it."""
+    made = transplant(bench)
+    _, rates = regularisation(bench, made)
+    dropout = rates.get("dropout", 0.0)
+    if not dropout:
+        return
+    reference = with_rates(bench, made, made.grafted[0], rates)
+    kept = 1 - dropout
+    errors = []
+    for sign in (1, -1):  # rand < keep, or rand > dropout
+        worst = 0.0
+        for level in (kept - 0.01, kept + 0.01):
+            theirs = run(bench, reference.model, images, train=True, element_level=level, gradients=False)
+            turned = level if sign == 1 else 1 - level
+            ours = run(bench, made.subject, images, train=True, element_level=turned, gradients=False)
+            worst = max(worst, rowwise(ours.logits, theirs.logits))
+        errors.append(worst)
+    assert min(errors) <= CEILING, (
+        f"{bench.who}: dropout does not keep an element with probability {kept:.4g} and set it to zero otherwise: the "
+        f"logits differ from {reference.title} by {min(errors):.1e}, expected at most {CEILING:.0e} (relative, float64)"
+    )
 
 
 def _same_probabilities(bench: Workbench, got: list[Draw], expected: list[Draw]) -> None:
