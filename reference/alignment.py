@@ -91,7 +91,14 @@ def align(
         lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
         if lazy:
             raise AlignmentError(f"the {name}'s {lazy[0]} has no shape yet: run the model once before aligning it")
-    return align_traces(trace(subject, sample), trace(reference, sample), state_dict_map=state_dict_map)
+    try:
+        return align_traces(trace(subject, sample), trace(reference, sample), state_dict_map=state_dict_map)
+    except AlignmentError as error:
+        try:  # a norm that is folded into its convolution in eval mode shows only in train mode
+            ours, theirs = trace(subject, sample, train=True), trace(reference, sample, train=True)
+            return align_traces(ours, theirs, state_dict_map=state_dict_map)
+        except Exception:  # whatever train mode adds to it, what eval mode shows is the fault to tell
+            raise error from None
 
 
 def align_traces(subject: Trace, reference: Trace, *, state_dict_map: Mapping[str, str] | None = None) -> Alignment:
