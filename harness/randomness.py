@@ -1,7 +1,7 @@
 """Random draws under control, so that train mode can be compared exactly.
 
 Dropout and stochastic depth draw from torch's generator. `ControlledRandomness` answers every such draw itself: each
-uniform number becomes one chosen ``level``, and a Bernoulli draw of probability p becomes ``level < p``. With level
+uniform number becomes one chosen ``level``, and a Bernoulli draw of probability p becomes ``level <= p``. With level
 one half everything that is kept with a probability above one half is kept (and rescaled as the model rescales it), in
 either of the usual spellings: ``rand < keep``, ``floor(keep + rand)`` and ``bernoulli(keep)``.
 """
@@ -86,7 +86,7 @@ class ControlledRandomness(TorchDispatchMode):
         self.draws.append(draw)
         if scalar is not None and self.elements == "identity" and draw.scope(self.batch) == "element":
             return torch.full_like(like, scalar)  # the model divides by it next
-        return (self._uniform(like) < probability).to(like.dtype)
+        return (self._uniform(like) <= probability).to(like.dtype)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -106,7 +106,7 @@ class ControlledRandomness(TorchDispatchMode):
         self.draws.append(Draw(tuple(x.shape), "dropout", 1.0 - p))
         if self.elements == "identity":
             return x.clone(), torch.ones_like(x, dtype=torch.bool)
-        mask = torch.full_like(x, self.element_level < 1.0 - p, dtype=torch.bool)
+        mask = torch.full_like(x, self.element_level <= 1.0 - p, dtype=torch.bool)
         return x * mask / (1.0 - p), mask
 
     def _answer_dropout_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
