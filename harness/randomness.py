@@ -49,7 +49,7 @@ class Draw:
 class ControlledRandomness(TorchDispatchMode):
     """Answers every random draw and keeps a list of them in ``draws``.
 
-    ``level`` is one number, or one per sample (for draws whose first side is the batch). ``elements`` says what
+    ``level`` is one number, or one per sample, for draws that decide for a sample or the batch. ``elements`` says what
     element-wise Bernoulli draws become: "scaled" keeps every element with the rescaling that the model applies,
     "identity" also undoes that rescaling, as if the rate were zero.
     ``element_level`` is the level of element-wise draws.

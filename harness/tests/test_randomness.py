@@ -163,4 +163,4 @@ def test_nothing_is_drawn_in_eval_mode() -> None:
 
 def test_a_uniform_range_is_kept() -> None:
     with ControlledRandomness(0.25, batch=BATCH):
-        assert torch.allclose(torch.empty(3).uniform_(-1, 3), torch.zeros(3))
+        assert torch.allclose(torch.empty(BATCH).uniform_(-1, 3), torch.zeros(BATCH))
