@@ -88,6 +88,15 @@ class Flow:
         dynamic = [operand.elements for operand in node.operands if self.is_dynamic(operand.elements)]
         return dynamic[0] if len(dynamic) == 1 else None
 
+    def normalised(self, node: Node) -> Elements | None:
+        """What a product or quotient of two activations scales by one number for each token; None for any other."""
+        dynamic = [operand.elements for operand in node.operands if self.is_dynamic(operand.elements)]
+        if node.op not in ("mul", "div") or len(dynamic) != 2:
+            return None
+        features, statistic = sorted(dynamic, key=lambda elements: -elements.numel)
+        by_token = statistic.size == (*features.size[:-1], 1) and features.size[-1] > 1
+        return features if by_token else None
+
     def resolve(self, codes: Tensor) -> Tensor:
         """Codes (any shape) traced back through elementwise operations to what they started from."""
         flat = codes.reshape(-1)

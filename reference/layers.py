@@ -193,8 +193,8 @@ class _Reader:
             return None
         operand = dynamic[0]
         leaves = [leaf for elements in static for leaf in self.flow.leaves(elements)]
-        opened = self._opened(operand)
-        if node.op == "add" and opened is not None and opened.kind in ("linear", "convolution"):
+        opened, scalings = self._opened(operand)
+        if node.op == "add" and opened is not None and opened.kind in ("linear", "convolution") and not scalings:
             squeezed = leaves[0].squeeze()
             if len(leaves) == 1 and "bias" not in opened.roles and squeezed.numel == opened.shape[0]:
                 opened.roles["bias"] = _flat(squeezed)
@@ -204,26 +204,34 @@ class _Reader:
         if opened is not None and opened.kind == "affine":
             del self.owner[opened.output]
             opened.output = node.output
-            opened.chain.append(node)
+            opened.chain += [*scalings, node]
             return opened
         layer = self._add("affine", {}, node, node.output, operand)
         layer.chain = [node]
         return layer
 
-    def _opened(self, elements: Elements) -> Layer | None:
-        """The layer whose result ``elements`` is, multiplications and additions of constants left aside."""
+    def _opened(self, elements: Elements) -> tuple[Layer | None, list[Node]]:
+        """The layer whose result ``elements`` is, multiplications and additions of constants left aside.
+
+        Beside it the operations in between that scale each token by a statistic of its own: part of a norm whose gain
+        stands before the division.
+        """
+        scalings: list[Node] = []
         while True:
             sources = elements.sources()
             if len(sources) != 1:
-                return None
+                return None, []
             if sources[0] in self.owner:
-                return self.owner[sources[0]]
+                return self.owner[sources[0]], scalings
             node = self.trace.node_of(sources[0])
             if node is None or node.op not in ARITHMETIC:
-                return None
+                return None, []
             before = self.flow.through(node)
             if before is None:
-                return None
+                before = self.flow.normalised(node)
+                scalings.insert(0, node)
+            if before is None:
+                return None, []
             elements = before
 
     def _other(self, node: Node) -> Layer | None:
@@ -241,7 +249,7 @@ class _Reader:
         for layer in self.layers:
             if layer.kind == "affine":
                 layer.kind, layer.roles, layer.hyper = affine_roles(layer.chain, layer.operand, self.flow)
-                found = normalisation(layer.operand, self.flow) if layer.kind == "affine" else None
+                found = normalisation(layer.operand, layer.chain, self.flow) if layer.kind == "affine" else None
                 if found is not None:
                     layer.kind, layer.operand, layer.hyper = "layer_norm", found[0], {"eps": found[1]}
         join_positions(self.layers)

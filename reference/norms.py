@@ -115,6 +115,9 @@ def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dic
     if node is None:
         raise KeyError(source)
 
+    features = flow.normalised(node)
+    scaled = next((o for o in node.operands if o.elements is features), None)
+
     def argument(leaf: Any) -> Any:
         if not isinstance(leaf, Operand):
             return leaf
@@ -122,6 +125,8 @@ def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dic
             return leaf.constant.reshape(-1)[0].to(torch.float64)
         if flow.is_state(leaf.elements):
             return values[_key(leaf.elements)]
+        if leaf is not scaled and scaled is not None:
+            return torch.ones((), dtype=torch.float64)  # a token's own statistic
         return _evaluate(leaf.elements.sources()[0], flow, operand, x, values)
 
     args, kwargs = tree_map(argument, (node.args, node.kwargs))
@@ -133,12 +138,15 @@ def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dic
     return result
 
 
-def normalisation(operand: Elements, flow: Flow) -> tuple[Elements, float | None] | None:
+def normalisation(operand: Elements, chain: list[Node], flow: Flow) -> tuple[Elements, float | None] | None:
     """(input, eps) of the part of a handwritten norm that subtracts a mean and divides by a deviation.
 
-    ``operand`` is what it gives. None where no mean is taken and subtracted within a few operations before.
+    ``operand`` is what it gives to ``chain``, which may hold the division itself. None where no mean is taken and
+    subtracted within a few operations before.
     """
-    region, eps = _region(operand, flow)
+    scalings = [node for node in chain if flow.normalised(node) is not None]
+    statistics = [operand.elements for node in scalings for operand in node.operands]
+    region, eps = _region([operand, *statistics], flow)
     for node in sorted(region, key=lambda node: node.index, reverse=True):
         if node.op not in REDUCTIONS:
             continue
@@ -149,9 +157,9 @@ def normalisation(operand: Elements, flow: Flow) -> tuple[Elements, float | None
     return None
 
 
-def _region(operand: Elements, flow: Flow) -> tuple[list[Node], float | None]:
-    """Arithmetic and reductions within a few operations before ``operand``, and the small constant added nearest."""
-    edge, region, eps = list(operand.sources()), list[Node](), None
+def _region(ends: list[Elements], flow: Flow) -> tuple[list[Node], float | None]:
+    """Arithmetic and reductions within a few operations before ``ends``, and the small constant added nearest."""
+    edge, region, eps = [source for end in ends for source in end.sources()], list[Node](), None
     for _ in range(8):
         nodes = [node for source in edge if (node := flow.trace.node_of(source)) is not None]
         nodes = [node for node in dict.fromkeys(nodes) if node not in region and node.op in REGION]

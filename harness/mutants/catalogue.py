@@ -31,7 +31,7 @@ MUTANTS = (
     "shortcuts",
     "process",
 )
-REWRITINGS: tuple[str, ...] = ()
+REWRITINGS = ("rewritten_resnet", "rewritten_efficientnet", "rewritten_vit")
 
 
 def mutants() -> tuple[Mutant, ...]:

@@ -22,7 +22,7 @@ PLAIN = Recipe()
     "Squeeze-and-excitation squeezes to a quarter of the expanded width",
     check="parameters",
     evidence=parameters,
-    issue="https://github.com/qubvel/efficientnet/issues/21",
+    issue="https://github.com/tensorflow/tpu/issues/616",
 )
 def squeezed_from_the_expanded_width(model: Any) -> nn.Module:
     for name, squeeze in of_type(model, SqueezeExcitation):

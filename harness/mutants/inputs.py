@@ -84,7 +84,7 @@ def pooling_with_a_fixed_divisor(model: Any) -> nn.Module:
     check="shapes",
     category="size",
     evidence=output_at(2, 64),
-    issue="https://github.com/pytorch/vision/issues/538",
+    issue="https://github.com/pytorch/vision/issues/140",
 )
 def pooling_with_a_fixed_kernel(model: Any) -> nn.Module:
     return replaced(model, "pool", nn.AvgPool2d(4))

@@ -273,7 +273,6 @@ class Softmaxed(ResNet):
     RESNET12,
     "The model ends in a softmax, which the loss applies again",
     check="parity_eval",
-    issue="https://discuss.pytorch.org/t/do-i-need-to-use-softmax-before-nn-crossentropyloss/16739",
 )
 def softmax_at_the_end(model: Any) -> nn.Module:
     return become(model, Softmaxed)

@@ -28,6 +28,7 @@ def momentum_0_01(model: Any) -> nn.Module:
     check="parity_train",
     category="training",
     evidence=statistics,
+    issue="https://github.com/Cadene/pretrained-models.pytorch/issues/44",
 )
 def momentum_0_9(model: Any) -> nn.Module:
     model.stages[3][0].norm1.momentum = 0.9
@@ -125,7 +126,6 @@ class FrozenNorm(nn.BatchNorm2d):
     check="parity_train",
     category="training",
     evidence=train_output,
-    issue="https://discuss.pytorch.org/t/how-to-freeze-bn-layers-while-training-the-rest-of-network/89736",
 )
 def norm_left_in_eval_mode(model: Any) -> nn.Module:
     become(model.stages[0][0].norm1, FrozenNorm)

@@ -222,7 +222,7 @@ class OverTheBatch(SelfAttention):
     "Attention runs over the batch (batch_first was forgotten), so the class token never sees a patch",
     check="no_cache",
     category="batch",
-    issue="https://discuss.pytorch.org/t/nn-multiheadattention-batch-first/155308",
+    issue="https://github.com/om-ai-lab/OmDet/issues/19",
 )
 def attention_over_the_batch(model: Any) -> nn.Module:
     for _, attention in of_type(model, SelfAttention):

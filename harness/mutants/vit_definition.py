@@ -15,12 +15,7 @@ from harness.mutants.surgery import become, of_type, replaced
 from suites.vit.model import EncoderLayer, VisionTransformer
 
 
-@mutant(
-    VIT,
-    "The tanh approximation of GELU",
-    check="parity_eval",
-    issue="https://github.com/huggingface/transformers/issues/15397",
-)
+@mutant(VIT, "The tanh approximation of GELU", check="parity_eval")
 def tanh_gelu(model: Any) -> nn.Module:
     for _, gelu in of_type(model, nn.GELU):
         gelu.approximate = "tanh"
@@ -46,7 +41,12 @@ def quick_gelu(model: Any) -> nn.Module:
     return replaced(model, "layers.2.mlp.1", QuickGelu())
 
 
-@mutant(VIT, "LayerNorm's eps is 1e-5, PyTorch's default", check="parity_eval")
+@mutant(
+    VIT,
+    "LayerNorm's eps is 1e-5, PyTorch's default",
+    check="parity_eval",
+    issue="https://github.com/huggingface/transformers/issues/18137",
+)
 def layer_norm_eps_1e_5(model: Any) -> nn.Module:
     for _, norm in of_type(model, nn.LayerNorm):
         norm.eps = 1e-5

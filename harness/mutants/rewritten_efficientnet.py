@@ -1,0 +1,156 @@
+"""Correct EfficientNets, written differently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.mutant import rewriting
+from harness.mutants.specimens import EFFICIENTNET
+from harness.mutants.surgery import become, of_type, replaced
+from suites.efficientnet.model import MBConv, SiLU, SqueezeExcitation, StochasticDepth
+
+
+class Swish(nn.Module):
+    """x times its sigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+@rewriting(EFFICIENTNET, "SiLU is x * sigmoid(x)")
+def swish_by_hand(model: Any) -> nn.Module:
+    for name, _ in of_type(model, SiLU):
+        replaced(model, name, Swish())
+    return model
+
+
+class _SavingSwish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate = x.sigmoid()
+        return gradients[0] * gate * (1 + x * (1 - gate))
+
+
+class SavingSwish(nn.Module):
+    """Keeps only its input for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _SavingSwish.apply(x)
+
+
+@rewriting(EFFICIENTNET, "Swish is an autograd function that saves memory")
+def memory_efficient_swish(model: Any) -> nn.Module:
+    for name, _ in of_type(model, SiLU):
+        replaced(model, name, SavingSwish())
+    return model
+
+
+class LinearSqueeze(nn.Module):
+    """Squeeze-and-excitation with linear layers."""
+
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, squeezed)
+        self.up = nn.Linear(squeezed, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = torch.sigmoid(self.up(F.silu(self.down(x.flatten(2).mean(2)))))
+        return x * gates[:, :, None, None]
+
+
+@rewriting(EFFICIENTNET, "squeeze-and-excitation has linear layers for its 1x1 convolutions")
+def linear_squeeze(model: Any) -> nn.Module:
+    for name, squeeze in of_type(model, SqueezeExcitation):
+        replaced(model, name, LinearSqueeze(squeeze.reduce.in_channels, squeeze.reduce.out_channels))
+    return model
+
+
+class FloorDepth(StochasticDepth):
+    """floor(keep + u), as the authors wrote it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        drawn = torch.rand((len(x), 1, 1, 1), dtype=x.dtype, device=x.device)
+        return x / keep * torch.floor(keep + drawn)
+
+
+@rewriting(EFFICIENTNET, "stochastic depth is floor(keep + rand)")
+def floor_of_uniform(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, FloorDepth)
+    return model
+
+
+class LessDepth(StochasticDepth):
+    """u < keep."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        mask = torch.rand(len(x), dtype=x.dtype, device=x.device) < 1 - self.rate
+        return torch.where(mask[:, None, None, None], x / (1 - self.rate), torch.zeros_like(x))
+
+
+@rewriting(EFFICIENTNET, "stochastic depth is where(rand < keep)")
+def uniform_below_keep(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, LessDepth)
+    return model
+
+
+@rewriting(EFFICIENTNET, "no stochastic depth and no dropout by default, as timm's factories have it")
+def without_regularisation(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        depth.rate = 0.0
+    model.dropout.p = 0.0
+    return model
+
+
+class Listed(nn.Module):
+    """Blocks in one flat list, other names, functional pooling and dropout."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.first, *stages, self.last = model.features
+        self.blocks = nn.ModuleList(block for stage in stages for block in stage)
+        self.fc = model.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        x = F.adaptive_avg_pool2d(self.last(x), 1).view(x.shape[0], -1)
+        return self.fc(F.dropout(x, 0.2, self.training))
+
+
+@rewriting(EFFICIENTNET, "all blocks in one flat list under other names; functional pooling and dropout")
+def flat_list(model: Any) -> nn.Module:
+    return Listed(model)
+
+
+class Early(MBConv):
+    """Where a block has no shortcut it returns early; addition out of place, shortcut on the left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.residual:
+            return self.branch(x)
+        return torch.add(x, self.drop_path(self.branch(x)))
+
+
+@rewriting(EFFICIENTNET, "shortcut on the left of an addition out of place, every depthwise kernel by its groups")
+def shortcut_on_the_left(model: Any) -> nn.Module:
+    for _, block in of_type(model, MBConv):
+        become(block, Early)
+    return model

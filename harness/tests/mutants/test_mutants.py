@@ -1,0 +1,52 @@
+"""Every mutant is rejected by the check that must; every correct variant passes all of them.
+
+A third of both by default, all with ``--mutants all``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from harness.checks import check_names
+from harness.mutants.catalogue import mutants, rewritings, select
+from harness.mutants.evidence import VISIBLE
+from harness.mutants.mutant import Mutant, Rewriting
+from harness.mutants.trial import SLOW, load_profile, trial
+
+COMPILED = ("resnet_raw_parameters", "efficientnet_linear_squeeze", "vit_einsum_attention", "vit_returns_a_tuple")
+"""Correct variants that are exported and compiled too, which takes longer than all other checks together."""
+
+
+@pytest.fixture(autouse=True)
+def _few_examples() -> Iterator[None]:
+    profile = settings.get_current_profile_name()
+    load_profile()
+    yield
+    settings.load_profile(profile)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    turn = metafunc.config.getoption("--mutants")
+    given: dict[str, Sequence[Any]] = {"mutant": mutants(), "rewriting": rewritings()}
+    for name, variants in given.items():
+        if name in metafunc.fixturenames:
+            chosen = select(variants, turn)
+            metafunc.parametrize(name, chosen, ids=[v.name for v in chosen])
+
+
+def test_mutant_is_rejected(mutant: Mutant) -> None:
+    proof = mutant.proof()
+    assert proof > VISIBLE, f"{mutant.name}: no evidence that it is faulty ({proof:.1e})"
+    (verdict,) = trial(mutant, [mutant.expected_check])
+    assert verdict.outcome == "failed", f"{mutant.bug}: {mutant.expected_check} {verdict.outcome}: {verdict.message}"
+    assert mutant.name in verdict.message, "the message names the subject"
+
+
+def test_rewriting_passes(rewriting: Rewriting) -> None:
+    checks = [c for c in check_names(rewriting.family) if c not in SLOW or rewriting.name in COMPILED]
+    wrong = [v for v in trial(rewriting, checks) if v.outcome in ("failed", "error")]
+    assert not wrong, f"{rewriting.writing}: " + "; ".join(f"{v.check}: {v.message}" for v in wrong)
