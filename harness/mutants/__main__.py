@@ -7,6 +7,7 @@ where a check breaks; 4 where nothing is selected.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -28,12 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
         mutants=select(mutants(), given.mutants, family=given.family, turn=turn),
         rewritings=select(rewritings(), given.mutants, family=given.family, turn=turn),
     )
-    console = Console()
+    console = Console(file=sys.stdout)  # kept, while the checks' own output is caught
     if not matrix.mutants and not matrix.rewritings:
         known = ", ".join(v.name for v in (*mutants(), *rewritings()))
         console.print(f"--mutants {given.mutants}: selects none of {known}", markup=False)
         return 4
     load_profile()
+    logging.getLogger("torch").setLevel(logging.ERROR)  # the compiler's remarks on variants that it can't take whole
     folder = Path(given.results) / new_run_id()
     _run(matrix, given.jobs, folder, console)
     console.print(_table(matrix))
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(matrix: Matrix, jobs: int, folder: Path, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
         task = progress.add_task("mutants", total=len(matrix.mutants) + len(matrix.rewritings))
         for row in matrix.run(jobs):
             progress.update(task, advance=1, description=row.name)

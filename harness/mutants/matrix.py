@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -157,6 +158,7 @@ def _start() -> None:
     import torch
 
     torch.set_num_threads(1)
+    logging.getLogger("torch").setLevel(logging.ERROR)
     load_profile()
 
 
