@@ -10,9 +10,10 @@ from harness.randomness import Draw
 from harness.transplant import CEILING, bounded, rowwise, run, transplant
 from harness.workbench import Workbench
 
-LEVELS = (0.5, 0.999, 0.985, 0.96, 0.93, 0.9, 0.87, 0.84)
+LEVELS = (0.5, 0.99937, 0.98537, 0.96037, 0.93037, 0.90037, 0.87037, 0.84037)
 """One per sample: the first keeps every branch, the second drops every branch, the others tell neighbouring rates
-apart, since a branch kept with probability p is kept at exactly the levels below p."""
+apart, since a branch kept with probability p is kept at exactly the levels below p. None is a probability that anybody
+chooses: at p itself ``rand < p`` and ``rand <= p`` would differ."""
 
 
 def check_stochastic(bench: Workbench) -> None:
