@@ -53,6 +53,8 @@ class Architecture:
     `Reference.build`; an implementation has to agree with one of them throughout."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is particular to the family (drop rates, coefficients, heads)."""
+    checks: tuple[str, ...] | None = None
+    """Names of the checks that apply; None for all shared ones and the family's own properties."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,6 +64,18 @@ class Architecture:
     def matches(self, pattern: str) -> bool:
         """Whether a name or glob, as given to ``--arch``, selects this architecture."""
         return any(fnmatchcase(name, pattern) for name in self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Architecture):
+    """A published way of training or of combining losses: it has a name, a source and checks, and no network of its
+    own, so that nothing is counted."""
+
+    parameters: int = 0
+    multiply_adds: float = 0.0
+    multiply_adds_tolerance: float = 0.0
+    residual_joins: int = 0
+    default: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
     for subject in subjects:
         deep = session.in_depth(subject, subjects)
-        for name in check_names(family):
+        for name in check_names(family, subject.architecture):
             marks = [] if deep or name in BREADTH else [pytest.mark.skip(reason=LARGE)]
             cases.append(pytest.param(subject, name, id=f"{subject.id}-{name}", marks=marks))
     metafunc.parametrize(("subject", "check"), cases, indirect=True)

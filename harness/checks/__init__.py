@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.architecture import Family
+    from harness.architecture import Architecture, Family
     from harness.workbench import Workbench
 
     Check = Callable[[Workbench], None]
@@ -51,8 +51,10 @@ BREADTH = ("parameters", "multiply_adds", "shapes")
 """What a large architecture is held to unless it is asked for by name."""
 
 
-def check_names(family: Family) -> Sequence[str]:
-    """Names of the shared checks and of the family's own properties."""
+def check_names(family: Family, architecture: Architecture | None = None) -> Sequence[str]:
+    """Names of the checks that ``architecture`` says apply to it: by default the shared ones and the family's own."""
+    if architecture is not None and architecture.checks is not None:
+        return architecture.checks
     return (*SHARED, *family.properties)
 
 

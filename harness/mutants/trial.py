@@ -47,7 +47,7 @@ def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[Verdict
     with preserved():
         bench = Workbench(variant.subject())
         try:
-            return [_judge(bench, name) for name in (checks or check_names(variant.family))]
+            return [_judge(bench, name) for name in (checks or check_names(variant.family, variant.architecture))]
         finally:
             bench.close()
 
