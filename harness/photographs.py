@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,12 +15,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @functools.cache
 def _pixels() -> Tensor | None:
-    if importlib.util.find_spec("sklearn") is None or importlib.util.find_spec("PIL") is None:
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.submodule_search_locations is None or importlib.util.find_spec("PIL") is None:
         return None
-    from sklearn.datasets import load_sample_images
+    from PIL import Image
 
-    images = load_sample_images().images
-    return torch.stack([torch.from_numpy(i.copy()) for i in images]).permute(0, 3, 1, 2).double() / 255
+    folder = Path(package.submodule_search_locations[0], "datasets", "images")  # importing sklearn takes seconds
+    images = [np.asarray(Image.open(folder / name)) for name in ("china.jpg", "flower.jpg")]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).double() / 255
 
 
 def photographs(side: int) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
+from harness.noise import noise
 from harness.randomness import ControlledRandomness, Draw
 from harness.subjects import SubjectError, first_line
 from harness.workbench import CLASSES, Workbench, seeded
@@ -268,8 +269,7 @@ def perturbed(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     old = {}
     for name, parameter in model.named_parameters():
         old[name] = parameter.detach().clone()
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
-        parameter.mul_(1 + PERTURBATION * noise)
+        parameter.mul_(noise(parameter, generator).mul_(PERTURBATION).add_(1))
     return old
 
 

@@ -27,16 +27,29 @@ class _Piece:
     def numel(self) -> int:
         return math.prod(self.size)
 
+    def spans(self, tensor: Tensor) -> bool:
+        """Whether the piece is the whole of ``tensor``, in order, so that what is written to it is the result."""
+        return self.index is None and self.numel == tensor.numel() and _in_order(self.size, self.stride)
+
     def read(self, flat: Tensor) -> Tensor:
         if self.index is not None:
             return flat[self.index]
-        return flat.as_strided(self.size, self.stride, self.offset)
+        return flat.as_strided(self.size, self.stride, flat.storage_offset() + self.offset)
 
     def write(self, flat: Tensor, values: Tensor) -> None:
         if self.index is not None:
             flat[self.index] = values.reshape(self.index.shape).to(flat.dtype)
         else:
-            flat.as_strided(self.size, self.stride, self.offset).copy_(values.reshape(self.size))
+            flat.as_strided(self.size, self.stride, flat.storage_offset() + self.offset).copy_(values.reshape(self.size))
+
+
+def _in_order(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    step = 1
+    for length, distance in zip(reversed(size), reversed(stride), strict=True):
+        if length > 1 and distance != step:
+            return False
+        step *= length
+    return True
 
 
 class _Side:
@@ -179,7 +192,10 @@ class Transfer:
         return tuple(dict.fromkeys(own.name for own, their in self._pairs if their.name == reference_name))
 
     def apply(self, tensors: Mapping[str, Tensor], *, forward: bool) -> dict[str, Tensor]:
-        """``tensors`` of one side as the other side's; ``forward`` is from the subject to the reference."""
+        """``tensors`` of one side as the other side's; ``forward`` is from the subject to the reference.
+
+        What is given may share memory with what is returned.
+        """
         origin, target = (self._ours, self._theirs) if forward else (self._theirs, self._ours)
         flats: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
@@ -201,6 +217,9 @@ class Transfer:
                 continue
             values = source.read(flats[source.name])
             if destination.name not in result:
+                if destination.spans(target.state[destination.name]):
+                    result[destination.name] = values.reshape(target.state[destination.name].shape)
+                    continue
                 shape = target.state[destination.name].shape
                 result[destination.name] = torch.zeros(shape, dtype=values.dtype, device=values.device)
             destination.write(result[destination.name].view(-1), values)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
+from harness.noise import noise
 from harness.transplant import bounded, load, perturbed, relative, rowwise, state, transplant
 from harness.workbench import Workbench, seeded
 
@@ -110,7 +111,7 @@ def check_no_cache(bench: Workbench) -> None:
     )
     saved = {n: t.clone() for n, t in state(model).items()}
     generator = torch.Generator().manual_seed(bench.seed + 26)
-    moved = {n: t * (1 + 0.05 * torch.rand(t.shape, generator=generator).to(t)) for n, t in saved.items()}
+    moved = {n: t * noise(t, generator).mul_(0.02).exp_() for n, t in saved.items()}
     load(model, moved)
     changed = _forward(bench, model, one)
     load(model, saved)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from hypothesis import given
@@ -139,17 +140,16 @@ def check_parity_trajectory(bench: Workbench) -> None:
     images = [bench.images(3, side, seed=10 + step) for step in range(5)]
     elements, rates = regularisation(bench, made)
     reference = with_rates(bench, made, grafted, rates)
-    old = state_copy(reference.model)
-    expected, rate = _train(bench, reference.model, images, None, elements)
-    load(reference.model, old)
-    scales = _scales(expected)
-    kept = state_copy(made.subject)
-    got = grafted.alignment.to_reference(_train(bench, made.subject, images, rate, elements)[0])
-    load(made.subject, kept)
+    with _put_back(reference.model), _put_back(made.subject):
+        rate = _train(bench, reference.model, images, None, elements)
+        _train(bench, made.subject, images, rate, elements)
+        expected = state(reference.model)
+        got = grafted.alignment.to_reference(state(made.subject))
+        scales = _scales(expected)
+        errors = {n: relative(got[n], expected[n], scales[n]) for n in expected if n in got}
     # A step moves the weights by a hundredth of their size, so five steps with momentum 0.9 carry at most a fifth of
     # what `check_parity_train` grants the gradients.
     bound = CEILING
-    errors = {n: relative(got[n], expected[n], scales[n]) for n in expected if n in got}
     name, worst = max(errors.items(), key=lambda item: item[1])
     bench.notes.update(error=worst, bound=bound)
     subject_names = ", ".join(grafted.alignment.subject_names(name)) or name
@@ -159,9 +159,14 @@ def check_parity_trajectory(bench: Workbench) -> None:
     )
 
 
-def state_copy(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Copies of every parameter and floating-point buffer."""
-    return {n: t.clone() for n, t in state(model).items()}
+@contextmanager
+def _put_back(model: torch.nn.Module) -> Iterator[None]:
+    """Leave every parameter and floating-point buffer as it was."""
+    kept = {n: t.clone() for n, t in state(model).items()}
+    try:
+        yield
+    finally:
+        load(model, kept)
 
 
 def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -171,11 +176,9 @@ def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return {n: max(v, least) for n, v in norms.items()}
 
 
-def _train(
-    bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate: float | None, elements: str
-) -> tuple[dict[str, Tensor], float]:
-    """State after one step per batch, and the learning rate: by default one at which the first step changes the
-    weights by a hundredth of their norm."""
+def _train(bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate: float | None, elements: str) -> float:
+    """Take one step per batch. Returns the learning rate: by default one at which the first step changes the weights
+    by a hundredth of their norm."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, fused=True)
     modes = {m: m.training for m in model.modules()}
     model.train()
@@ -193,13 +196,12 @@ def _train(
             rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
             optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-    after = state_copy(model)
     for module, training in modes.items():
         module.training = training
     for parameter in model.parameters():
         parameter.grad = None
     assert rate is not None
-    return after, rate
+    return rate
 
 
 def _norm(tensors: list[Tensor]) -> float:

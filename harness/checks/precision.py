@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -79,14 +80,15 @@ def _judge_gradients(bench: Workbench) -> None:
         single.zero_grad(set_to_none=True)
         logits = bench.logits(single, images)
         bench.backward(logits, cotangent(bench, logits))
-        return {n: p.grad.double() for n, p in single.named_parameters() if p.grad is not None}
+        return {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
 
     exact = run(bench, grafted.model, images.double(), train=False).gradients
-    expected = torch.cat([g.flatten() for n, g in exact.items() if g is not None])
+    expected = {n: g for n, g in exact.items() if g is not None}
+    size = math.hypot(*(g.norm().item() for g in expected.values()))
 
     def error(found: dict[str, Tensor]) -> float:
-        parts = [found.get(n, torch.zeros_like(g)).flatten() for n, g in exact.items() if g is not None]
-        return relative(torch.cat(parts), expected)
+        off = (relative(found[n], g, 1.0) if n in found else g.norm().item() for n, g in expected.items())
+        return math.hypot(*off) / size
 
     theirs = error(gradients(grafted.model))
     ours = error(grafted.alignment.to_reference(gradients(made.subject)))
