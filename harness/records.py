@@ -3,6 +3,7 @@
 Schema history
 --------------
 1 : first version
+2 : measurements have memory_format, compile and process; quantities of compiling, predicting, energy and bandwidth
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-SCHEMA = 1
+SCHEMA = 2
 
 SPEED = "speed_"
 """Checks whose names start so are benchmarks: one that fails was not measured, which says nothing about being right."""
@@ -20,7 +21,21 @@ SPEED = "speed_"
 Outcome = Literal["passed", "failed", "skipped", "xfailed", "error"]
 Mode = Literal["infer", "train"]
 Quantity = Literal[
-    "latency", "peak_memory", "parameters", "flops", "matmul_peak", "loop_overhead", "gradient_norm", "build_time"
+    "latency",
+    "peak_memory",
+    "parameters",
+    "flops",
+    "matmul_peak",
+    "loop_overhead",
+    "gradient_norm",
+    "build_time",
+    "time_to_first",
+    "compile_time",
+    "predicted_memory",
+    "largest_batch",
+    "traffic",
+    "bandwidth",
+    "energy",
 ]
 UNITS: Mapping[str, str] = {
     "latency": "s",  # of one batch
@@ -31,6 +46,13 @@ UNITS: Mapping[str, str] = {
     "loop_overhead": "s",
     "gradient_norm": "1",
     "build_time": "s",
+    "time_to_first": "s",  # from calling the factory to the first output
+    "compile_time": "s",  # of the first step of a compiled model
+    "predicted_memory": "byte",  # peak of a step on tensors without storage, what is resident included
+    "largest_batch": "1",  # images
+    "traffic": "byte",  # what the operators of a step read and write, were nothing kept in a cache
+    "bandwidth": "byte/s",  # of the machine's memory
+    "energy": "J",  # of one batch
 }
 
 
@@ -80,6 +102,11 @@ class MeasurementRecord:
     mode: Mode = "infer"
     device: str = "cpu"
     dtype: str = "float32"
+    memory_format: str = "contiguous"
+    compile: str = ""
+    """Mode of `torch.compile`; empty where the model ran as written."""
+    process: int = 0
+    """Counts the processes that measured the same comparison afresh, where there was more than one."""
     batch_size: int = 1
     input_size: int = 224
     test: str = ""

@@ -47,6 +47,9 @@ MEASUREMENT_COLUMNS: Mapping[str, str] = {
     "mode": "str",
     "device": "str",
     "dtype": "str",
+    "memory_format": "str",
+    "compile": "str",
+    "process": "int64",
     "batch_size": "int64",
     "input_size": "int64",
     "rounds": "int64",
@@ -147,7 +150,8 @@ def measurements(run: Run) -> pd.DataFrame:
 
     ``suite``, ``architecture``, ``subject`` (str); ``role`` (str): subject, reference or machine; ``replicate``
     (int64): 1 is the second half of an A/A pair; ``comparison`` (str): rows that share it were measured in the same
-    rounds; ``quantity``, ``unit``, ``mode``, ``device``, ``dtype`` (str); ``batch_size`` (int64, images);
+    rounds; ``quantity``, ``unit``, ``mode``, ``device``, ``dtype``, ``memory_format`` (str); ``compile`` (str): mode of
+    `torch.compile`, "" for none; ``process`` (int64): counts fresh processes; ``batch_size`` (int64, images);
     ``input_size`` (int64, pixels); ``rounds`` (int64): number of samples; ``median``, ``p95``, ``p99``, ``maximum``
     (float64, in ``unit``); ``samples`` (object: list of float, in ``unit``); ``flag`` (str): why the row must not be
     ranked, also set here where a check of its subject failed in the same run; ``test`` (str); ``details`` (object:

@@ -11,7 +11,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from reports.frames import Run
 
-SETTING = ["suite", "architecture", "mode", "device", "dtype", "batch_size", "input_size"]
+SETTING = ["suite", "architecture", "mode", "device", "dtype", "memory_format", "compile", "batch_size", "input_size"]
 """What is measured, where and on how much."""
 IMPLEMENTATION = [*SETTING, "subject", "role"]
 MODEL = ["suite", "architecture", "subject", "role"]
@@ -25,6 +25,9 @@ RATIO_COLUMNS: Mapping[str, str] = {
     "mode": "str",
     "device": "str",
     "dtype": "str",
+    "memory_format": "str",
+    "compile": "str",
+    "process": "int64",
     "batch_size": "int64",
     "input_size": "int64",
     "comparison": "str",
@@ -46,6 +49,9 @@ SPEED_COLUMNS: Mapping[str, str] = {
     "mode": "str",
     "device": "str",
     "dtype": "str",
+    "memory_format": "str",
+    "compile": "str",
+    "process": "int64",
     "batch_size": "int64",
     "input_size": "int64",
     "comparison": "str",
@@ -69,7 +75,8 @@ def ratios(run: Run) -> pd.DataFrame:
     """One row per subject, reference and setting: throughput and memory of the subject over the reference's.
 
     ``suite``, ``architecture``, ``subject``, ``reference`` (str, "" where none was measured with it), ``mode``,
-    ``device``, ``dtype``, ``comparison`` (str); ``batch_size``, ``input_size``, ``rounds`` (int64); ``ratio``, ``low``,
+    ``device``, ``dtype``, ``memory_format``, ``compile``, ``comparison`` (str); ``process``, ``batch_size``,
+    ``input_size``, ``rounds`` (int64; rounds in which the machine was disturbed are left out); ``ratio``, ``low``,
     ``high`` (float64): throughput ratio with its 95 % interval, above 1 the subject is faster; ``noise_floor``
     (float64, absolute log ratio; infinite where there is no A/A pair): the smallest effect that could have been seen;
     ``verdict`` (str): faster, slower, no difference seen, cannot tell, or not ranked (flagged subject);
@@ -84,12 +91,12 @@ def ratios(run: Run) -> pd.DataFrame:
 def speeds(run: Run) -> pd.DataFrame:
     """One row per implementation and setting, subjects and references alike.
 
-    ``suite``, ``architecture``, ``subject``, ``role``, ``mode``, ``device``, ``dtype``, ``comparison`` (str);
-    ``batch_size``, ``input_size``, ``rounds`` (int64); ``images_per_second`` (float64, at the median); ``median``,
-    ``p95``, ``p99`` (float64, s, of one batch); ``peak_memory`` (float64, byte, the largest seen); ``parameters``
-    (float64); ``flops`` (float64, of one batch); ``achieved``, ``matmul_peak`` (float64, flop/s): at the median, and
-    the median of what the machine reached multiplying matrices; ``peak_share`` (float64): achieved over that peak;
-    ``flag`` (str).
+    ``suite``, ``architecture``, ``subject``, ``role``, ``mode``, ``device``, ``dtype``, ``memory_format``, ``compile``,
+    ``comparison`` (str); ``process``, ``batch_size``, ``input_size``, ``rounds`` (int64); ``images_per_second``
+    (float64, at the median); ``median``, ``p95``, ``p99`` (float64, s, of one batch); ``peak_memory`` (float64, byte,
+    the largest seen); ``parameters`` (float64); ``flops`` (float64, of one batch); ``achieved``, ``matmul_peak``
+    (float64, flop/s): at the median, and the median of what the machine reached multiplying matrices; ``peak_share``
+    (float64): achieved over that peak; ``flag`` (str).
     """
     frame = run.measurements
     memory, flop_counts = _by(frame, "peak_memory", IMPLEMENTATION), _by(frame, "flops", IMPLEMENTATION)
@@ -119,12 +126,12 @@ def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
     latency = _latest(frame[frame["quantity"] == "latency"])
     memory = _by(frame, "peak_memory", IMPLEMENTATION)
     rows: list[dict[str, Any]] = []
-    for _, group in latency.groupby([*SETTING, "comparison"], sort=False):
+    for _, group in latency.groupby([*SETTING, "comparison", "process"], sort=False):
         references = group[(group["role"] == "reference") & (group["replicate"] == 0)].to_dict("records")
         for subject in group[(group["role"] == "subject") & (group["replicate"] == 0)].to_dict("records"):
             again = group[(group["subject"] == subject["subject"]) & (group["replicate"] == 1)].to_dict("records")
-            floor, note = _floor(subject["samples"], again[0]["samples"] if again else None)
-            known = {name: subject[name] for name in (*SETTING, "subject", "comparison", "flag")}
+            floor, note = _floor(_clean(subject, subject), _clean(again[0], subject) if again else None)
+            known = {name: subject[name] for name in (*SETTING, "subject", "comparison", "process", "flag")}
             known["noise_floor"] = floor
             rows += [
                 known | _against(subject, reference, floor, note, _over(memory, subject, reference))
@@ -154,7 +161,7 @@ def _against(
 
     row = {"reference": reference["subject"], "memory_ratio": memory_ratio}
     try:
-        estimate = paired_ratio(subject["samples"], reference["samples"])
+        estimate = paired_ratio(_clean(subject, subject), _clean(reference, subject))
     except ValueError as error:
         return _nothing(str(error), subject["flag"]) | row
     if estimate.rounds < MINIMUM_ROUNDS:
@@ -164,6 +171,14 @@ def _against(
     return row | found | {"verdict": said, "note": note}
 
 
+def _clean(row: Mapping[Any, Any], subject: Mapping[Any, Any]) -> list[float]:
+    """The row's samples of the rounds in which the machine was left alone, as the subject's row tells."""
+    from harness.measure.statistics import clean
+
+    disturbed = subject["details"].get("disturbed")
+    return clean(row["samples"], disturbed if isinstance(disturbed, list) else ())
+
+
 def _nothing(note: str, flag: str) -> dict[str, Any]:
     nothing = dict.fromkeys(("ratio", "low", "high", "memory_ratio"), math.nan)
     return nothing | {"rounds": 0, "verdict": NOT_RANKED if flag else "cannot tell", "note": note}
@@ -171,7 +186,7 @@ def _nothing(note: str, flag: str) -> dict[str, Any]:
 
 def _latest(frame: pd.DataFrame) -> pd.DataFrame:
     """The last row of each implementation in each comparison: a test that was rerun replaces its first attempt."""
-    return frame.drop_duplicates([*SETTING, "comparison", "subject", "role", "replicate"], keep="last")
+    return frame.drop_duplicates([*SETTING, "comparison", "process", "subject", "role", "replicate"], keep="last")
 
 
 def _over(memory: Mapping[Any, float], subject: Mapping[Any, Any], reference: Mapping[Any, Any]) -> float:
