@@ -1,0 +1,1 @@
+"""Fine-tuning recipes: how a trained network is trained on."""

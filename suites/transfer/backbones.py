@@ -1,0 +1,141 @@
+"""Small networks that recipes are judged on, with the order of their layers written down rather than worked out.
+
+They differ in what a recipe can trip over: BatchNorm's statistics, LayerNorm, parameters that belong to no submodule,
+a head inside a container, dropout, a weight that two layers share, a library's own grouping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.workbench import seeded
+
+CLASSES = 5
+BATCH = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """``layers`` holds, from the input to the head, the prefixes of each layer's parameters. What no layer claims (a
+    norm between the last block and the head) may go with either of its neighbours."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    head: str
+    layers: tuple[tuple[str, ...], ...]
+    side: int = 32
+
+    def model(self, seed: int = 0) -> nn.Module:
+        """A float64 network with non-degenerate values, in train mode, as the seed gives it."""
+        with seeded(seed):
+            model = self.build().double()
+            with torch.no_grad():
+                for tensor in (*model.parameters(), *model.buffers()):
+                    if tensor.is_floating_point() and tensor.ndim < 2:
+                        tensor.add_(0.2 * torch.rand_like(tensor))
+                    elif tensor.is_floating_point() and not tensor.any():
+                        tensor.normal_(std=0.02)
+        return model.train()
+
+    def layer(self, name: str) -> int | None:
+        """The number of a parameter's layer, from 0 at the input; None where it may go with either neighbour."""
+        for number, prefixes in enumerate(self.layers):
+            if any(name == p or name.startswith(f"{p}.") for p in prefixes):
+                return number
+        return None
+
+    def in_head(self, name: str) -> bool:
+        """Whether a parameter, buffer or module of this name belongs to the head."""
+        return name == self.head or name.startswith(f"{self.head}.")
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Float64 images (6, 3, side, side), brighter with each step so that statistics would move, and labels (6,)."""
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randn(BATCH, 3, self.side, self.side, generator=generator, dtype=torch.float64)
+        return images * (1 + 0.5 * step) + 0.3 * step, torch.randint(CLASSES, (BATCH,), generator=generator)
+
+
+class ConvNet(nn.Module):
+    """Four convolutions with BatchNorm; two stages share a convolution where ``tied``."""
+
+    def __init__(self, *, tied: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.stage1 = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.stage2 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.stage3 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, CLASSES)
+        if tied:
+            self.stage3[0].weight = self.stage2[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 5)."""
+        x = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        return self.fc(self.pool(x).flatten(1))
+
+
+def _vit() -> nn.Module:
+    from suites.vit.model import VisionTransformer
+
+    return VisionTransformer(
+        patch_size=16, width=16, layers=3, heads=2, mlp_width=24, image_size=32, num_classes=CLASSES, dropout=0.2
+    )
+
+
+def _torchvision_vit() -> nn.Module:
+    from reference.small_backbones import torchvision_vit
+
+    return torchvision_vit(CLASSES)
+
+
+def _timm_resnet() -> nn.Module:
+    from reference.small_backbones import timm_resnet
+
+    return timm_resnet(CLASSES)
+
+
+CONVNET = Backbone(
+    name="a plain convolutional network",
+    build=ConvNet,
+    head="fc",
+    layers=(("stem",), ("stage1",), ("stage2",), ("stage3",), ("fc",)),
+)
+TIED = Backbone(
+    name="a network whose second and third stage share a weight",
+    build=lambda: ConvNet(tied=True),
+    head="fc",
+    layers=(("stem",), ("stage1",), ("stage2", "stage3"), ("fc",)),
+)
+TORCHVISION_VIT = Backbone(
+    name="a small torchvision VisionTransformer",
+    build=_torchvision_vit,
+    head="heads.head",
+    layers=(
+        ("class_token", "conv_proj", "encoder.pos_embedding"),
+        *((f"encoder.layers.encoder_layer_{i}",) for i in range(3)),
+        ("heads.head",),
+    ),
+)
+TIMM_RESNET = Backbone(
+    name="a small timm ResNet",
+    build=_timm_resnet,
+    head="fc",
+    layers=(("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("fc",)),
+)
+DROPOUT = Backbone(
+    name="a small VisionTransformer with dropout",
+    build=_vit,
+    head="head",
+    layers=(
+        ("patch_embedding", "class_token", "position_embedding"),
+        *((f"layers.{i}",) for i in range(3)),
+        ("head",),
+    ),
+)
+PLAIN = (CONVNET, TORCHVISION_VIT, TIMM_RESNET)
+"""Without randomness in train mode."""

@@ -1,0 +1,62 @@
+"""What a fine-tuning recipe promises, beside what its neighbours `frozen`, `rates` and `continuity` hold."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.workbench import Workbench
+from suites.transfer.backbones import PLAIN
+from suites.transfer.continuity import check_resume, check_scheduler, check_state_kept, check_trajectory
+from suites.transfer.frozen import check_frozen, check_frozen_features, check_phases
+from suites.transfer.rates import check_decay_groups, check_groups, check_learns, check_rates
+from suites.transfer.training import Plan, some
+
+__all__ = [
+    "check_decay_groups",
+    "check_frozen",
+    "check_frozen_features",
+    "check_groups",
+    "check_learns",
+    "check_phases",
+    "check_rates",
+    "check_resume",
+    "check_scheduler",
+    "check_starts_from_given",
+    "check_state_kept",
+    "check_trajectory",
+    "check_unknown_head",
+]
+UNKNOWN = "no_such_part"
+
+
+def check_starts_from_given(bench: Workbench) -> None:
+    """Before the first step every weight, statistic and dtype is the given one: what was learnt is kept."""
+    for backbone in PLAIN:
+        expected = backbone.model().state_dict()
+        plan = Plan(bench, backbone)
+        for phase in plan.phases():
+            got = plan.state()
+            gone = [n for n in expected if n not in got]
+            assert not gone, f"{plan.who}: {some(gone)} is no longer part of the network; expected its parts to stay"
+            changed = [n for n, t in expected.items() if got[n].dtype != t.dtype or not torch.equal(got[n], t)]
+            assert not changed, (
+                f"{plan.who}: in phase {phase}, before any step, {some(changed)} has another value than was given; "
+                "expected fine-tuning to start from the given weights"
+            )
+
+
+def check_unknown_head(bench: Workbench) -> None:
+    """The name of a part that is not there is refused, and the error names it."""
+    model = PLAIN[0].model()
+    refusal: Exception | None = None
+    try:
+        result = bench.subject.factory(model, UNKNOWN)
+        if hasattr(result, "__next__"):
+            next(result)
+    except Exception as error:
+        refusal = error
+    what = f"{bench.who}: a head called {UNKNOWN!r}, which the network does not have,"
+    assert refusal is not None, f"{what} is accepted; expected an error"
+    assert UNKNOWN in str(refusal), (
+        f"{what} raises {type(refusal).__name__}: {refusal}; expected the message to name it"
+    )

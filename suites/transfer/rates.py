@@ -1,0 +1,157 @@
+"""Which parameters a recipe trains, how fast, and with how much weight decay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+from harness.workbench import Workbench
+from suites.transfer.backbones import CONVNET, PLAIN, TIED
+from suites.transfer.probe import decays, rates
+from suites.transfer.training import WEIGHT_DECAY, Plan, some
+
+EQUAL = 1 + 1e-6
+"""Two measured rates are the same up to this factor: they are read off a float64 step, where rounding is 1e-16."""
+
+
+def check_groups(bench: Workbench) -> None:
+    """In every phase each trainable parameter is in exactly one group, told by identity, not by value or name.
+
+    Recipes that train everything leave nothing frozen in their last phase; `feature_extraction` trains the head alone.
+    """
+    for backbone in (*PLAIN, TIED):
+        plan = Plan(bench, backbone)
+        for phase in plan.phases():
+            listed = [p for group in plan.optimizer.param_groups for p in group["params"]]
+            counts = Counter(id(p) for p in listed)
+            trained = {n: p for n, p in plan.given.named_parameters() if p.requires_grad}
+            missing = [n for n, p in trained.items() if not counts[id(p)]]
+            twice = [n for n, p in trained.items() if counts[id(p)] > 1]
+            where = f"{plan.who}, in phase {phase}"
+            assert not missing, (
+                f"{where}: {len(missing)} trainable parameters are in no group of the optimizer: {some(missing)}; "
+                "expected each in exactly one"
+            )
+            assert not twice, f"{where}: {some(twice)} in more than one group of the optimizer; expected exactly one"
+            known = {id(p) for p in plan.model.parameters()} | {id(p) for p in plan.given.parameters()}
+            strangers = sum(id(p) not in known for p in listed)
+            assert not strangers, (
+                f"{where}: the optimizer holds {strangers} tensors that are no parameters of the network, so that "
+                "their steps are lost; expected the network's own"
+            )
+        names = [n for n, _ in plan.given.named_parameters()]
+        expected = {n for n in names if backbone.in_head(n)}
+        if bench.architecture.name != "feature_extraction":
+            expected = set(names)
+        got = plan.trainable()
+        assert got >= expected, (
+            f"{plan.who}: {some(sorted(expected - got))} does not train in the last phase; expected "
+            f"{'the head' if len(expected) < len(names) else 'every parameter'} to"
+        )
+        assert got <= expected, f"{plan.who}: {some(sorted(got - expected))} trains; expected the head alone"
+
+
+def check_learns(bench: Workbench) -> None:
+    """In every phase one step of a plain loop moves every trainable parameter."""
+    for backbone in (*PLAIN, TIED):
+        plan = Plan(bench, backbone)
+        for phase in plan.phases():
+            before = plan.state()
+            trained = plan.trainable()
+            plan.train(phase)
+            after = plan.state()
+            still = [n for n in before if n in trained and torch.equal(before[n], after[n])]
+            assert not still, (
+                f"{plan.who}: in phase {phase} a step leaves {len(still)} of {len(trained)} trainable parameters as "
+                f"they were: {some(still)}; expected every one to move"
+            )
+            assert trained, f"{plan.who}: in phase {phase} nothing trains"
+
+
+def check_rates(bench: Workbench) -> None:
+    """How far one step moves each parameter for the same gradient, in every phase: never farther in an earlier layer.
+
+    In the last phase also: `full_fine_tuning` moves all alike; for the others the backbone moves less than the head,
+    `gradual_unfreezing` has at least three rates, and `layerwise_decay` another one for each layer.
+    """
+    name = bench.architecture.name
+    for backbone in PLAIN:
+        plan = Plan(bench, backbone)
+        for phase in plan.phases():
+            measured = rates(plan)
+            still = [n for n, rate in measured.items() if not rate > 0]
+            assert not still, (
+                f"{plan.who}: in phase {phase} a step moves {some(still)} by nothing; expected a rate above 0"
+            )
+            placed = {n: layer for n in measured if (layer := backbone.layer(n)) is not None}
+            ordered = sorted(placed, key=lambda n: (placed[n], measured[n]))
+            fastest = ""
+            for parameter in ordered:
+                if fastest and placed[fastest] < placed[parameter]:
+                    assert measured[fastest] <= measured[parameter] * EQUAL, (
+                        f"{plan.who}: in phase {phase} a step moves {fastest} by {measured[fastest]:.3g} and the later "
+                        f"{parameter} by {measured[parameter]:.3g} for the same gradient; expected earlier layers to "
+                        "learn slower"
+                    )
+                if not fastest or measured[parameter] > measured[fastest]:
+                    fastest = parameter
+        by_layer = {placed[n]: measured[n] for n in placed}
+        spread = _distinct(list(measured.values()))
+        slowest, last = min(measured.values()), max(by_layer)
+        if name == "full_fine_tuning":
+            assert spread == 1, f"{plan.who}: {spread} different rates, from {slowest:.3g} on; expected one"
+            continue
+        below = by_layer[last - 1]
+        head_slower = name != "gradual_unfreezing" and not below * EQUAL < by_layer[last]
+        assert not head_slower, (
+            f"{plan.who}: a step moves the last layer of the backbone by {below:.3g} and the head by "
+            f"{by_layer[last]:.3g} for the same gradient; expected the backbone to learn slower"
+        )
+        fewest = {"gradual_unfreezing": 3, "layerwise_decay": len(backbone.layers)}.get(name, 2)
+        assert spread >= fewest, (
+            f"{plan.who}: one step moves parameters at {spread} different rates, from {slowest:.3g} "
+            f"to {by_layer[last]:.3g}; expected at least {fewest}"
+        )
+
+
+def _distinct(values: list[float]) -> int:
+    ordered = sorted(values)
+    return 1 + sum(b > a * EQUAL for a, b in pairwise(ordered))
+
+
+def check_decay_groups(bench: Workbench) -> None:
+    """With weight decay, a gradient of zero shrinks the matrices and filters, and leaves norms and biases alone.
+
+    What is neither (class token, position embedding, layer scale) may do either.
+    """
+    for backbone in (CONVNET, *PLAIN[1:]):
+        plan = Plan(bench, backbone)
+        if "weight_decay" not in plan.keywords:
+            pytest.skip("the recipe takes no weight_decay")
+        for _ in plan.phases():
+            measured = decays(plan)
+        vectors, matrices = _kinds(plan)
+        wrong = [n for n in vectors if measured.get(n, 0.0) != 0.0]
+        assert not wrong, (
+            f"{plan.who}: weight decay shrinks {len(wrong)} norms and biases: {some(wrong)}; expected it to leave them"
+        )
+        left = [n for n in matrices if n in measured and not measured[n] > 0]
+        assert not left, (
+            f"{plan.who}: weight_decay={WEIGHT_DECAY} does not act on {some(left)}; expected it to shrink them"
+        )
+
+
+def _kinds(plan: Plan) -> tuple[list[str], list[str]]:
+    """Norms and biases, and the matrices and filters of linear layers, convolutions and attention."""
+    vectors, matrices = [], []
+    for prefix, module in plan.given.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            kind = type(module).__name__
+            if parameter.ndim <= 1 and ("bias" in name or "Norm" in kind):
+                vectors.append(f"{prefix}.{name}")
+            elif parameter.ndim > 1 and kind in ("Linear", "Conv2d", "MultiheadAttention"):
+                matrices.append(f"{prefix}.{name}")
+    return vectors, matrices
