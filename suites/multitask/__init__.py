@@ -1,0 +1,1 @@
+"""Multi-task learning: one trunk, several heads, one loss."""

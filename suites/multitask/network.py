@@ -1,0 +1,261 @@
+"""What the multi-task network promises: one trunk, three linear heads, a unit-length embedding."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from harness.outputs import logits_of
+from harness.reproduce import describe_failure
+from harness.strategies import examples
+from harness.subjects import SubjectError, first_line
+from harness.workbench import Workbench, seeded
+from reference.alignment import AlignmentError, align
+from reference.weights import randomise
+from suites.multitask.model import TASKS
+
+WIDTHS = {"classes": 10, "box": 4, "embedding": 128}
+ROUNDING = 1e-9
+"""Relative, in float64: rounding through 50 layers stays below 1e-11, what is wrong in a layer shows above 1e-4."""
+GUARD = 1e-6
+"""A guard against division by zero, 1e-8 is usual, moves a normalised vector by as much over its length."""
+FACTOR = -2.0
+CONTRACT = "expected a tuple, dict or dataclass with tensors of shape (batch, 10), (batch, 4) and (batch, 128)"
+
+
+def network(bench: Workbench) -> nn.Module:
+    """A new network, seeded; ``num_classes`` is given where the factory takes it."""
+    takes = bool(inspect.signature(bench.subject.factory).parameters)
+    given = {"num_classes": WIDTHS["classes"]} if takes else {}
+    try:
+        with seeded(bench.seed):
+            model = bench.subject.factory(**given)
+    except Exception as error:
+        raise SubjectError(
+            f"{bench.who}: {bench.subject.factory_name}() raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise SubjectError(f"{bench.who}: gave {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def outputs(bench: Workbench, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The three tasks' outputs, told apart by their width. Raises SubjectError where one is not there."""
+    try:
+        answer = model(images)
+        found = {task: logits_of(answer, width) for task, width in WIDTHS.items()}
+    except TypeError as error:
+        raise SubjectError(f"{bench.who}: {first_line(error)}; {CONTRACT}") from error
+    except Exception as error:
+        raise SubjectError(
+            f"{bench.who}: forward on images {tuple(images.shape)} raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+    for task, tensor in found.items():
+        expected = (len(images), WIDTHS[task])
+        assert tuple(tensor.shape) == expected, (
+            f"{bench.who}: {task} of images {tuple(images.shape)} has shape {tuple(tensor.shape)}; expected {expected}"
+        )
+        assert tensor.dtype == images.dtype, f"{bench.who}: {task} is {tensor.dtype}; expected {images.dtype}"
+    return found
+
+
+def live(bench: Workbench) -> nn.Module:
+    """One network in float64 and eval mode with non-degenerate values, which the checks share and leave as it is."""
+
+    def make() -> nn.Module:
+        model = network(bench).double().eval()
+        generator = torch.Generator().manual_seed(bench.seed)
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.is_floating_point() and tensor.ndim < 2:  # norms, biases and statistics
+                    tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+        return model
+
+    model: nn.Module = bench.shared("live", make)
+    return model
+
+
+def images(bench: Workbench) -> Tensor:
+    """Three float64 images of 64 px."""
+    return bench.images(3, 64)
+
+
+def check_task_parameters(bench: Workbench) -> None:
+    """The trunk's parameters once, and one linear layer with bias for each task; all of them train."""
+    with torch.device("meta"):
+        model = network(bench)
+    count, expected = sum(p.numel() for p in model.parameters()), bench.architecture.parameters
+    assert count == expected, (
+        f"{bench.who}: has {count:,} parameters; expected {expected:,} ({bench.architecture.source}), so "
+        f"{abs(count - expected):,} {'too many' if count > expected else 'missing'}"
+    )
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert not frozen, f"{bench.who}: starts with parameters that do not train: {', '.join(frozen[:3])}"
+
+
+def check_task_shapes(bench: Workbench) -> None:
+    """(batch, 10), (batch, 4) and (batch, 128) for drawn batches and image sizes, on the meta device."""
+    with torch.device("meta"):
+        model = network(bench).eval()
+
+    @examples(0.2)
+    @given(st.integers(1, 9), st.integers(33, 300), st.integers(33, 300))
+    def shapes(batch: int, height: int, width: int) -> None:
+        with torch.no_grad():
+            outputs(bench, model, torch.empty(batch, 3, height, width, device="meta"))
+
+    describe_failure(bench, shapes)
+    with torch.no_grad():
+        outputs(bench, live(bench), bench.images(2, 65, 48))
+
+
+def owners(bench: Workbench) -> dict[str, tuple[str, ...]]:
+    """For each parameter, the tasks whose output has a gradient, other than zero, with respect to it."""
+
+    def make() -> dict[str, tuple[str, ...]]:
+        model = live(bench)
+        named = dict(model.named_parameters())
+        found: dict[str, list[str]] = {name: [] for name in named}
+        answer = outputs(bench, model, images(bench))
+        for task, tensor in answer.items():
+            direction = torch.linspace(-1.0, 1.3, tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+            if not tensor.requires_grad:
+                raise SubjectError(f"{bench.who}: {task} carries no gradient")
+            gradients = torch.autograd.grad(
+                tensor, list(named.values()), direction, retain_graph=True, allow_unused=True
+            )
+            for name, gradient in zip(named, gradients, strict=True):
+                if gradient is not None and gradient.any():
+                    found[name].append(task)
+        return {name: tuple(tasks) for name, tasks in found.items()}
+
+    known: dict[str, tuple[str, ...]] = bench.shared("owners", make)
+    return known
+
+
+def check_task_gradients(bench: Workbench) -> None:
+    """Every parameter learns from all tasks (the trunk) or from one (its head), and each kind has its known size."""
+    named = dict(live(bench).named_parameters())
+    found = owners(bench)
+    facts: Mapping[str, Any] = bench.architecture.facts
+    dead = [n for n, tasks in found.items() if not tasks]
+    assert not dead, f"{bench.who}: no task's gradient reaches {_some(dead)}"
+    partly = [n for n, tasks in found.items() if 1 < len(tasks) < len(TASKS)]
+    assert not partly, (
+        f"{bench.who}: {_some(partly)} learns from {' and '.join(found[partly[0]])} only; expected a parameter to "
+        "belong to one head or to the trunk that all tasks share"
+    )
+    sizes = {task: sum(named[n].numel() for n, t in found.items() if t == (task,)) for task in TASKS}
+    for task, size in sizes.items():
+        expected = facts["heads"][task]
+        assert size == expected, (
+            f"{bench.who}: {size:,} parameters learn from {task} alone; expected the {expected:,} of its head, "
+            + ("so the trunk does not learn from every task" if size > expected else "so heads share parameters")
+        )
+    shared = sum(named[n].numel() for n, tasks in found.items() if len(tasks) == len(TASKS))
+    assert shared == facts["shared"], (
+        f"{bench.who}: {shared:,} parameters learn from every task; expected the trunk's {facts['shared']:,}"
+    )
+
+
+def check_linear_heads(bench: Workbench) -> None:
+    """A head's weights times -2: its own output is -2 times what it was (the embedding, being normalised, -1 times),
+    and the others stay bit for bit. So nothing stands behind a head, and no head reads another's output."""
+    model, found = live(bench), owners(bench)
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        before = outputs(bench, model, images(bench))
+        for task in TASKS:
+            own = [named[n] for n, tasks in found.items() if tasks == (task,)]
+            assert own, f"{bench.who}: {task} has no parameters of its own; expected a linear head"
+            kept = [p.clone() for p in own]
+            try:
+                for parameter in own:
+                    parameter.mul_(FACTOR)
+                after = outputs(bench, model, images(bench))
+            finally:
+                for parameter, value in zip(own, kept, strict=True):
+                    parameter.copy_(value)
+            factor = -1.0 if task == "embedding" else FACTOR
+            error = _relative(after[task], factor * before[task])
+            assert error < (GUARD if task == "embedding" else ROUNDING), (
+                f"{bench.who}: with the weights of its head times {FACTOR:g}, {task} differs by {error:.1e} from "
+                f"{factor:g} times what it was; expected a linear head with nothing behind it"
+                + (" but the normalisation" if task == "embedding" else "")
+            )
+            for other in TASKS:
+                assert other == task or torch.equal(after[other], before[other]), (
+                    f"{bench.who}: {other} changes with the weights of the {task} head; expected heads that do not meet"
+                )
+
+
+def check_embedding_norm(bench: Workbench) -> None:
+    """Every embedding has length one: alone and in a batch, for loud and faint images."""
+    model = live(bench)
+    with torch.no_grad():
+        for batch, gain in ((1, 1.0), (3, 1.0), (3, 30.0), (2, 0.03)):
+            lengths = outputs(bench, model, gain * bench.images(batch, 64))["embedding"].norm(dim=1)
+            worst = float((lengths - 1).abs().max())
+            assert worst < GUARD, (
+                f"{bench.who}: embeddings of a batch of {batch} have lengths {_numbers(lengths)}; expected 1 each"
+            )
+
+
+def check_trunk(bench: Workbench) -> None:
+    """With the weights of torchvision's trunk, and the class head as read-out, the class logits are the reference's,
+    in eval mode and in train mode."""
+    reference = bench.family.references()[0]
+    name = bench.architecture.facts["trunk"]
+    with seeded(bench.seed):
+        theirs = reference.build(name, num_classes=WIDTHS["classes"]).double().eval()
+    sample = images(bench)
+    randomise(theirs, sample, seed=bench.seed + 1)
+    ours = _Classes(bench, network(bench).double().eval())
+    who = f"{bench.who} against {name} of {reference.library} {reference.version}"
+    try:
+        alignment = align(ours, theirs, sample[:1])
+    except AlignmentError as error:
+        if error.alignment is None or error.alignment.unmatched_reference:
+            raise SubjectError(f"{who}: {error}") from error
+        alignment = error.alignment  # the other heads have no counterpart
+    values = alignment.to_subject({n: t for n, t in theirs.state_dict().items() if t.is_floating_point()})
+    ours.load_state_dict(values, strict=False)
+    for mode in ("eval", "train"):
+        with torch.no_grad():
+            expected, got = theirs.train(mode == "train")(sample), ours.train(mode == "train")(sample)
+        error = _relative(got, expected)
+        assert error < ROUNDING, (
+            f"{who}: in {mode} mode, with the same weights, the class logits differ by {error:.1e} (relative, "
+            f"float64); expected at most {ROUNDING:.0e}"
+        )
+
+
+class _Classes(nn.Module):
+    """The network with its class logits as only output."""
+
+    def __init__(self, bench: Workbench, model: nn.Module) -> None:
+        super().__init__()
+        self.net = model
+        self._bench = bench
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 10)."""
+        return outputs(self._bench, self.net, images)["classes"]
+
+
+def _relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{v:.4g}" for v in values.tolist())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
