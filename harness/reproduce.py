@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,12 @@ def forward_line(bench: Workbench, shape: tuple[int, ...], *, keywords: str = ""
     spec = bench.subject.spec
     name = bench.subject.factory_name
     where = "" if not (spec.endswith(".py") or "/" in spec) else f"import sys; sys.path.insert(0, {_parent(spec)!r}); "
-    module = label_of(spec)
-    return (
-        f'python -c "import torch; {where}from importlib import import_module; '
-        f"models = import_module({module!r}); torch.set_default_device({device!r}); "
-        f'm = models.{name}({keywords}).eval(); print(m(torch.zeros{shape}).shape)"'
+    code = (
+        f"import torch; {where}from importlib import import_module; models = import_module({label_of(spec)!r}); "
+        f"torch.set_default_device({device!r}); m = models.{name}({keywords}).eval(); o = m(torch.zeros{shape}); "
+        "print(getattr(o, 'shape', o))"
     )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _parent(spec: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
 from harness.noise import noise
-from harness.transplant import bounded, load, perturbed, relative, rowwise, state, transplant
+from harness.transplant import CEILING, bounded, load, perturbed, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
 LARGE_BATCH = 9
@@ -174,6 +174,22 @@ def check_memory_format(bench: Workbench) -> None:
     finally:
         model.to(memory_format=torch.contiguous_format)
     _same(bench, "with weights and input in channels_last", got, expected, bound)
+    _same_training(bench, model, images, layouts["channels_last"])
+
+
+def _same_training(bench: Workbench, model: nn.Module, images: Tensor, laid_out: Tensor) -> None:
+    """A training step on the same values in another layout gives the same logits and gradients."""
+    plain, other = (run(bench, model, i, train=True) for i in (images, laid_out))
+    _same(bench, "in train mode with an input that is channels_last", other.logits, plain.logits, CEILING)
+    given = {n: g for n, g in plain.gradients.items() if g is not None}
+    least = 1e-6 * max(g.norm().item() for g in given.values())
+    for name, gradient in given.items():
+        there = other.gradients[name]
+        error = float("inf") if there is None else relative(there, gradient, max(gradient.norm().item(), least))
+        assert error <= CEILING, (
+            f"{bench.who}: in train mode an input that is channels_last gives {name} another gradient, off by "
+            f"{error:.1e}; expected at most {CEILING:.0e} (relative, float64)"
+        )
 
 
 def check_mode_switch(bench: Workbench) -> None:

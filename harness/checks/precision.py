@@ -13,7 +13,7 @@ from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.photographs import photographs
 from harness.transplant import CEILING, Transplant, cotangent, relative, rowwise, run, transplant
-from harness.workbench import Workbench
+from harness.workbench import Workbench, seeded
 
 MARGIN = 20.0
 """How much more than the references' rounding is granted: correct implementations that sum in another order were
@@ -42,6 +42,7 @@ def check_parity_bfloat16(bench: Workbench) -> None:
             return bench.logits(model, images.float())
 
     _judge(bench, forward, "bfloat16 autocast", MARGIN_BFLOAT16, 2 * EPSILON16)
+    _judge_training_step(bench)
 
 
 def _judge(
@@ -65,6 +66,25 @@ def _judge(
     assert ours <= bound, (
         f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, the references' by "
         f"{theirs:.1e}; expected at most {bound:.1e} (relative): a part computes in lower precision than it should"
+    )
+
+
+def _judge_training_step(bench: Workbench) -> None:
+    """Under autocast in train mode every parameter is reached that is reached without."""
+    made = transplant(bench)
+    images = bench.images(3, made.side, seed=12).float()
+    missing = {}
+    for enabled in (False, True):
+        single = copy.deepcopy(made.subject).float().train()
+        single.zero_grad(set_to_none=True)
+        with seeded(bench.seed), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = bench.logits(single, images)
+            bench.backward(torch.nn.functional.cross_entropy(logits, torch.arange(3)))
+        missing[enabled] = {n for n, p in single.named_parameters() if p.grad is None}
+    lost = sorted(missing[True] - missing[False])
+    assert not lost, (
+        f"{bench.who}: in train mode under bfloat16 autocast no gradient reaches {', '.join(lost[:5])}"
+        f"{f' and {len(lost) - 5} more' if len(lost) > 5 else ''}; without autocast it does"
     )
 
 
