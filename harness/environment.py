@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -43,6 +44,26 @@ def environment(command: list[str], device: str) -> dict[str, Any]:
     status = _git(root, "status", "--porcelain", "--untracked-files=no")
     facts["git_dirty"] = None if status is None else bool(status)
     return facts
+
+
+DECISIVE = ("cpu", "gpu", "cores", "threads", "device", "torch", "torchvision", "timm")
+"""Facts that times and verdicts depend on."""
+
+
+def continued(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """The environment of a run that is resumed: as it was when it began, and when and in what it went on."""
+    try:
+        before = json.loads((folder / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        before = {}
+    if not isinstance(before, dict):
+        before = {}
+    changed = {f: [before.get(f), now[f]] for f in DECISIVE if f in before and before[f] != now[f]}
+    notes = [f"resumed with another {fact}: {was} before, {new} now" for fact, (was, new) in changed.items()]
+    resumed = [*before.get("resumed", []), now["started"]]
+    warnings = [*before.get("warnings", []), *notes]
+    known = {k: v for k, v in before.items() if k != "finished"}
+    return {**now, **known, "resumed": resumed, **({"warnings": warnings} if warnings else {})}
 
 
 def _cpu_name() -> str | None:

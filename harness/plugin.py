@@ -9,68 +9,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.checks import BREADTH, check_names, find_check
-from harness.records import SPEED, CheckRecord, Mode, Outcome
+from harness.options import MeasurementOptions, add_measurement_options, add_options
+from harness.records import SPEED, CheckRecord, Outcome
 from harness.session import Session
 from harness.store import StoreError
 from harness.strategies import PROFILE, register_profiles
-from harness.subjects import RequestError, Subject, family_of, first_line
+from harness.subjects import RequestError, Subject, family_of, first_line, known_names
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench
 
 SESSION = pytest.StashKey[Session]()
+OPEN = "goes by the subject's own list: run it as `pytest suites/zoo --subject timm.models --arch 'resnet*'`"
 LARGE = "large: only facts and shapes by default; name it with --arch to have every check"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options, under one heading of ``pytest --help``."""
-    group = parser.getgroup("conformance", "conformance and benchmarks of vision architectures")
-    group.addoption(
-        "--subject",
-        action="append",
-        default=[],
-        metavar="FILE|MODULE",
-        help="implementation to judge: a file or importable module whose callables are named after architectures "
-        "(resnet50(num_classes=1000) -> nn.Module); repeatable; default: the suites' own models",
-    )
-    group.addoption(
-        "--arch", default="", metavar="NAMES", help="architectures, comma-separated names or globs (efficientnet_b*)"
-    )
-    group.addoption(
-        "--device", default="auto", metavar="DEVICE", help="where to measure: auto, cpu, cuda or cuda:N (default auto)"
-    )
-    group.addoption(
-        "--results", default="results", metavar="DIR", help="folder that keeps one folder per run (default results)"
-    )
-    group.addoption("--benchmark", action="store_true", help="also measure speed and memory, and write the report")
-    group.addoption(
-        "--budget",
-        type=float,
-        default=15.0,
-        metavar="SECONDS",
-        help="time for the rounds of each benchmark (default 15)",
-    )
-    group.addoption(
-        "--seed", type=int, default=0, metavar="N", help="seed of weights and images in the checks (default 0)"
-    )
-    group.addoption(
-        "--compile-backend",
-        default="aot_eager",
-        metavar="NAME",
-        help="torch.compile backend of the compile check: aot_eager (default, no code generation) or inductor",
-    )
-    group.addoption(
-        "--mutants",
-        choices=("third", "all"),
-        default="third",
-        help="how many of the faulty models the harness's own tests try to pass off as correct (default third)",
-    )
-    group.addoption(
-        "--weights",
-        choices=("random", "imagenet"),
-        default="random",
-        help="imagenet also compares with the libraries' pretrained weights, where they can be had (default random)",
-    )
+    """Options, under two headings of ``pytest --help``."""
+    add_options(parser)
+    add_measurement_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
         seed=config.getoption("--seed"),
         compile_backend=config.getoption("--compile-backend"),
         pretrained=config.getoption("--weights") == "imagenet",
+        measurement=MeasurementOptions.of(config),
+        paths=tuple(str(a) for a in config.args),
     )
     config.stash[SESSION] = session
     if config.option.collectonly and not session.specs and session.device == "auto":
@@ -112,9 +71,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "subject" not in metafunc.fixturenames:
         return
     session = metafunc.config.stash[SESSION]
+    if "setting" in metafunc.fixturenames:
+        metafunc.parametrize("setting", list(session.measurement.settings))
     family = _family(metafunc)
     members = metafunc.definition.get_closest_marker("members")
     subjects = session.subjects(family, members.args if members is not None else ())
+    if family.listing is not None and not subjects:
+        names = [n for n in ("subject", "check") if n in metafunc.fixturenames]
+        metafunc.parametrize(names, [pytest.param(*[None] * len(names), id="any", marks=pytest.mark.skip(reason=OPEN))])
+        return
     if "check" not in metafunc.fixturenames:
         metafunc.parametrize("subject", subjects, ids=[s.id for s in subjects], indirect=True)
         return
@@ -153,33 +118,52 @@ def check(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench) -> Callable[..., None]:
-    """Measure the subject in ``infer`` or ``train`` mode, interleaved with its references, through `benchmark`.
+    """Measure the subject, interleaved with its references, through `benchmark`.
 
-    ``batch_size`` is by default the device's, ``share`` the part of ``--budget`` that the rounds may take.
+    Called with the test's ``setting`` (one for each combination of --modes, --batch-size, --dtype and so on), or with a
+    mode, ``infer`` or ``train``, and perhaps a ``batch_size``; ``share`` is the part of ``--budget`` for the rounds.
     """
-    benchmark = request.getfixturevalue("benchmark")
     subject.close()  # conformance's models take memory that the measurement should not see
+    if session.measurement.isolate:
+        return _measure_apart(request, session, subject.subject)
+    benchmark = request.getfixturevalue("benchmark")
     from harness.measure.interleave import BudgetError
 
     measuring = session.measuring(request.config.pluginmanager.get_plugin("terminalreporter"))
 
-    def run(mode: Mode, *, batch_size: int | None = None, share: float = 1.0) -> None:
+    def run(what: str, *, batch_size: int | None = None, share: float = 1.0) -> None:
         __tracebackhide__ = True
-        flag = session.flag(subject.subject)
         try:
             measuring.measure(
                 benchmark,
                 subject,
-                mode,
+                session.setting(what, batch_size),
                 test_id=request.node.nodeid,
-                flag=flag,
-                batch_size=batch_size,
+                flag=session.flag(subject.subject),
                 budget=share * session.budget,
             )
         except BudgetError as error:  # a slow or busy machine is no fault of the subject
             pytest.skip(f"not measured: {error}")
         except AssertionError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+    return run
+
+
+def _measure_apart(request: pytest.FixtureRequest, session: Session, subject: Subject) -> Callable[..., None]:
+    """`measure` in processes of their own, which run the same test."""
+    from harness.processes import measure_apart
+
+    timeout = request.config.getoption("timeout") or request.config.getini("timeout") or 0
+
+    def run(what: str, *, batch_size: int | None = None, share: float = 1.0) -> None:
+        __tracebackhide__ = True
+        try:
+            skipped = measure_apart(request.node, session, subject, timeout=float(timeout))
+        except AssertionError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if skipped:
+            pytest.skip(skipped)
 
     return run
 
@@ -204,16 +188,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(gpu)
         if item.get_closest_marker("speed") and not config.getoption("--benchmark"):
             item.add_marker(slow)
+        elif item.get_closest_marker("speed") and session.measurement.isolate:
+            item.add_marker(pytest.mark.timeout(0))  # each of its processes has the limit
     if session.patterns or session.specs:
         _deselect_own(config, session, items)
+    if session.measurement.resume:
+        _deselect_done(config, session, items)
     asked = session.patterns or session.specs
     suites = {Path(str(i.path)).parent.name for i in items}
     known = [f for f in session.families if f.name in suites]
     if asked and known and not any(session.subjects(f) for f in known):
         what = f"--arch {','.join(session.patterns)}" if session.patterns else ""
         given = " ".join(f"--subject {s}" for s in session.specs)
-        names = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in known)
+        names = known_names(known)
         raise pytest.UsageError(f"{' '.join(filter(None, (given, what)))}: nothing to judge here; known: {names}")
+
+
+def _deselect_done(config: pytest.Config, session: Session, items: list[pytest.Item]) -> None:
+    """What the run to resume has a row of is not done again."""
+    done = [i for i in items if i.nodeid in session.done]
+    config.hook.pytest_deselected(items=done)
+    items[:] = [i for i in items if i.nodeid not in session.done]
+    if done and not any(_subject_of(i) for i in items):
+        pytest.exit(f"--resume {session.measurement.resume}: nothing is missing", returncode=0)
 
 
 def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.Item]) -> None:
@@ -272,7 +269,7 @@ def pytest_runtest_makereport(
     params = _params(item)
     name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
     if item.get_closest_marker("speed"):
-        name = SPEED + str(params.get("mode", item.originalname.removeprefix("test_")))  # type: ignore[attr-defined]
+        name = SPEED + str(params.get("setting", params.get("mode", item.originalname.removeprefix("test_"))))  # type: ignore[attr-defined]
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:  # outside a call of the subject's own
         message = f"{subject.who}: did not come back within --timeout: {message}"

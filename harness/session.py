@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.architecture import Family
+from harness.measure.setting import Setting, matrix
+from harness.options import MeasurementOptions
 from harness.records import SPEED, CheckRecord, Record
-from harness.store import RunStore, StoreError, new_run_id
+from harness.store import RECORDS, RunStore, StoreError, new_run_id, read_records
 from harness.subjects import (
     RequestError,
     Subject,
     check_patterns,
     families,
     given_subjects,
+    known_names,
     label_of,
     own_subjects,
 )
@@ -45,6 +49,11 @@ class Session:
     seed: int
     compile_backend: str
     pretrained: bool
+    measurement: MeasurementOptions = field(default_factory=MeasurementOptions)
+    done: frozenset[str] = frozenset()
+    """Ids of the tests that the run to resume has rows of."""
+    paths: tuple[str, ...] = ()
+    """Files, folders and ids that pytest was given."""
     run: str = field(default_factory=new_run_id)
     store: RunStore | None = None
     hung: dict[str, str] = field(default_factory=dict)
@@ -57,15 +66,19 @@ class Session:
 
     def validate(self) -> None:
         """Raise RequestError where the request makes no sense."""
-        check_patterns(self.patterns, self.families)
+        check_patterns(self.patterns, self.families, self.specs)
         if self.budget <= 0:
             raise RequestError(f"--budget {self.budget:g}: expected a positive number of seconds")
         for spec in self.specs:
             if not any(given_subjects(spec, f, ()) for f in self.families):
-                known = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in self.families)
+                known = known_names(self.families)
                 raise RequestError(f"--subject {spec}: has no callable named after an architecture; known: {known}")
+        self.measurement.validate()
         if self.device != "cpu":
             self.device = _device(self.device)
+        self.measurement.validate_for(self.device)
+        if self.measurement.resume:
+            self._resume(self.measurement.resume)
 
     @cached_property
     def families(self) -> tuple[Family, ...]:
@@ -77,6 +90,8 @@ class Session:
 
         ``members`` are the architectures of a test that is run for these where nobody chose any.
         """
+        if family.listing is not None and not self._asks_for(family):
+            return []
         if not self.specs:
             everything = self.device.startswith("cuda")  # a GPU has time for every member
             return own_subjects(family, self.patterns or (() if everything else tuple(members)), everything=everything)
@@ -86,6 +101,17 @@ class Session:
             for spec in dict.fromkeys(self.specs)
             for found in given_subjects(spec, family, self.patterns, spec if stems[label_of(spec)] > 1 else None)
         ]
+
+    def _asks_for(self, family: Family) -> bool:
+        """Whether an open family's folder is named, or everything is asked for."""
+        named = (Path(path.split("::")[0].replace(".", "/")).resolve().parts for path in self.paths)
+        folders = (pair for parts in named for pair in pairwise(parts))
+        return "*" in self.patterns or ("suites", family.name) in folders
+
+    def setting(self, what: str, batch_size: int | None = None) -> Setting:
+        """The setting with that id, or else the plain one of the mode ``what``."""
+        found = self.measurement.settings.get(what) if batch_size is None else None
+        return found or matrix(modes=what, batch_sizes=str(batch_size or ""))[0]
 
     def in_depth(self, subject: Subject, among: Sequence[Subject]) -> bool:
         """Whether every check is run: always, but for large architectures that nobody singled out."""
@@ -116,16 +142,21 @@ class Session:
                 device=torch.device(self.device),
                 budget=self.budget,
                 record=self.record,
+                precision=self.measurement.precision,
+                flush=self.measurement.flush_l2,
+                process=self.measurement.process,
                 progress=TerminalProgress(terminal) if terminal is not None else silent,
             )
         return self._measuring
 
     def open_store(self) -> None:
         """Make the run's folder and write the environment. Raises StoreError."""
-        from harness.environment import environment
+        from harness.environment import continued, environment
 
-        self.store = RunStore(self.results, self.run)
+        self.store = RunStore(self.results, self.run, resume=bool(self.measurement.resume))
         self._environment = environment(sys.argv, self.device)
+        if self.measurement.resume:
+            self._environment = continued(self.store.folder, self._environment)
         self.store.environment(self._environment)
 
     def close_store(self) -> None:
@@ -138,8 +169,30 @@ class Session:
                 self.store_error = str(error)
             self.store.close()
 
+    def _resume(self, run: str) -> None:
+        """Take over an earlier run's id, folder and outcomes. Raises RequestError where it isn't one."""
+        folder = Path(run) if (Path(run) / RECORDS).is_file() else self.results / run
+        try:
+            records = list(read_records(folder / RECORDS))
+        except StoreError:
+            known = ", ".join(sorted(p.parent.name for p in self.results.glob(f"*/{RECORDS}"))[-5:]) or "none"
+            raise RequestError(f"--resume {run}: no such run in {self.results}; newest there: {known}") from None
+        self.results, self.run = folder.parent, folder.name
+        for record in records:
+            self._note(record)
+        self.done = frozenset(r.test for r in records if isinstance(r, CheckRecord) and not _of_reference(r))
+
     def record(self, record: Record) -> None:
         """Keep a row, in memory and in the store. A full disk is said once and ends nothing."""
+        self._note(record)
+        if self.store is not None:
+            try:
+                self.store.append(record)
+            except StoreError as error:
+                self.store_error = str(error)
+
+    def _note(self, record: Record) -> None:
+        """Remember a row, and a failure that takes the subject's speed out of the ranking."""
         self.records.append(record)
         if (
             isinstance(record, CheckRecord)
@@ -147,16 +200,16 @@ class Session:
             and not record.check.startswith(SPEED)
         ):
             self.failed.setdefault(f"{record.subject}:{record.architecture}", []).append(record.check)
-        if self.store is not None:
-            try:
-                self.store.append(record)
-            except StoreError as error:
-                self.store_error = str(error)
 
     def flag(self, subject: Subject) -> str:
         """Why the subject's speed must not be ranked; empty where it may."""
         checks = self.failed.get(f"{subject.label}:{subject.architecture.name}", [])
         return f"failed {', '.join(sorted(set(checks)))}" if checks else ""
+
+
+def _of_reference(record: CheckRecord) -> bool:
+    """Whether the row tells of a reference that took no part, which a benchmark writes before it is over."""
+    return record.check.startswith("measured_against_")
 
 
 def _device(asked: str) -> str:

@@ -6,12 +6,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.records import Record, to_row
+from harness.records import CheckRecord, MeasurementRecord, Record, to_row
+
+RECORDS = "records.jsonl"
 
 
 class StoreError(RuntimeError):
@@ -42,13 +45,16 @@ class RunStore:
     ``unwritten`` so that the terminal can still show them.
     """
 
-    def __init__(self, results: Path, run: str) -> None:
+    def __init__(self, results: Path, run: str, *, resume: bool = False) -> None:
+        """Make the run's folder, or with ``resume`` go on in the one that is there, after its last whole row."""
         self.run = run
         self.folder = results / run
         self.unwritten: list[Record] = []
         try:
-            self.folder.mkdir(parents=True, exist_ok=False)
-            self._file = (self.folder / "records.jsonl").open("ab", buffering=0)
+            self.folder.mkdir(parents=True, exist_ok=resume)
+            self._file = (self.folder / RECORDS).open("ab", buffering=0)
+            if resume:
+                self._file.truncate(_whole(self.folder / RECORDS))
         except OSError as error:
             raise StoreError(f"results folder {results}: {error.strerror or error}; give --results DIR") from error
 
@@ -73,10 +79,33 @@ class RunStore:
         except OSError as error:
             self.unwritten.append(record)
             raise StoreError(
-                f"{self.folder / 'records.jsonl'}: {error.strerror or error}; "
+                f"{self.folder / RECORDS}: {error.strerror or error}; "
                 "what was measured before is kept, later rows are shown in the terminal only"
             ) from error
 
     def close(self) -> None:
         """Close the file; the run is complete."""
         self._file.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The whole and valid rows of a ``records.jsonl``; whatever else a killed process left is passed over."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+    kinds: dict[str, type[CheckRecord] | type[MeasurementRecord]]
+    kinds = {"check": CheckRecord, "measurement": MeasurementRecord}
+    for line in lines:
+        try:
+            row = json.loads(line)
+            kind = kinds[row["kind"]]
+            known = {f.name: row[f.name] for f in fields(kind) if f.name in row and f.name != "schema"}
+            yield kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def _whole(path: Path) -> int:
+    """Bytes up to the end of the last line that was written to its end."""
+    return path.read_bytes().rfind(b"\n") + 1

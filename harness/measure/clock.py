@@ -59,11 +59,19 @@ class CudaClock:
     name = "time.perf_counter_ns with torch.cuda.synchronize, torch.cuda.Event"
     has_pace = True
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, flush: bool = False) -> None:
+        """``flush`` writes over the L2 cache before each latency, so that no step finds its input there."""
         self.device = device
+        self._flushed: torch.Tensor | None = None
+        if flush:
+            cache = int(torch.cuda.get_device_properties(device).L2_cache_size)
+            self._flushed = torch.empty(max(2 * cache, 1 << 26), dtype=torch.int8, device=device)
+            self.name += ", L2 flushed"
 
     def latency(self, step: Step) -> float:
         """Wall-clock seconds from the call until the device is idle again."""
+        if self._flushed is not None:
+            self._flushed.zero_()
         torch.cuda.synchronize(self.device)
         start = time.perf_counter_ns()
         step()
@@ -83,12 +91,12 @@ class CudaClock:
         return possible(start.elapsed_time(end) * 1e-3 / BURST, self.name)
 
 
-def clock_for(device: torch.device) -> Clock:
-    """The clock of a device. Raises ValueError where there is none."""
+def clock_for(device: torch.device, *, flush: bool = False) -> Clock:
+    """The clock of a device; ``flush`` is for CUDA's only. Raises ValueError where there is none."""
     if device.type == "cpu":
         return CpuClock()
     if device.type == "cuda":
-        return CudaClock(device)
+        return CudaClock(device, flush=flush)
     raise ValueError(f"device {device}: no clock for {device.type}; known: cpu, cuda")
 
 

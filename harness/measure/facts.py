@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.measure.statistics import latency_percentiles, noise_floor, paired_ratio, throughput, verdict
+from harness.measure.statistics import (
+    clean,
+    latency_percentiles,
+    minimum_detectable_effect,
+    noise_floor,
+    paired_ratio,
+    throughput,
+    verdict,
+)
 
 Facts = dict[str, Any]
 """Numbers and strings only."""
@@ -20,14 +28,20 @@ def summarise(
     batch_size: int,
     flops: int,
     matmul_peak: float,
+    traffic: int = 0,
+    bandwidth: float = math.inf,
+    disturbed: Sequence[int] = (),
+    stopped_by: str = "",
 ) -> Facts:
     """Figures of a subject beside its references, from the latencies in seconds of the same rounds.
 
-    ``flops`` is per batch, ``matmul_peak`` in FLOP/s. What has no bound (a single round) reads "unbounded", so that
-    the JSON stays valid.
+    ``flops`` and ``traffic`` (byte) are per batch, ``matmul_peak`` in FLOP/s, ``bandwidth`` in byte/s; ratios leave out
+    the rounds that were ``disturbed``. What has no bound (a single round) reads "unbounded", so that the JSON stays
+    valid.
     """
     latency = latency_percentiles(subject)
-    floor = noise_floor(subject, replicate)
+    ours = clean(subject, disturbed)
+    floor = noise_floor(ours, clean(replicate, disturbed))
     facts: Facts = {
         "images_per_second": throughput(subject, batch_size),
         "latency_median": latency.median,
@@ -35,13 +49,19 @@ def summarise(
         "latency_p99": latency.p99,
         "flops_per_second": flops / latency.median,
         "share_of_matmul_peak": flops / latency.median / matmul_peak,
+        "share_of_bandwidth": traffic / latency.median / bandwidth,
+        "bound_by": "memory" if traffic / bandwidth > flops / matmul_peak else "arithmetic",
         "noise_floor": _finite(floor),
+        "rounds": len(subject),
+        "disturbed_rounds": len(disturbed),
+        "stopped_by": stopped_by,
     }
     for library, samples in references.items():
-        estimate = paired_ratio(subject, samples)
+        estimate = paired_ratio(ours, clean(samples, disturbed))
         facts[f"ratio_to_{library}"] = estimate.ratio
         facts[f"ratio_to_{library}_low"] = estimate.low
         facts[f"ratio_to_{library}_high"] = _finite(estimate.high)
+        facts[f"detectable_against_{library}"] = _finite(minimum_detectable_effect(estimate, floor))
         facts[f"verdict_on_{library}"] = verdict(estimate, floor)
     return facts
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 
 from harness.measure.clock import Clock, Step
+from harness.measure.stopping import FEWEST_ROUNDS, MOST_ROUNDS
 
-FEWEST_ROUNDS = 2
-MOST_ROUNDS = 500
-WARM_UP_ROUNDS = (2, 6)
+WARM_UP_ROUNDS = (2, 30)
 """At least and at most."""
-SETTLED = 1.05
-"""Warm-up ends with a round that takes at most this multiple of the fastest one before it."""
+SETTLED = (0.98, 1.05)
+"""A round whose time lies between these multiples of the fastest one before it brought nothing new."""
+SETTLED_ROUNDS = 2
+"""Warm-up ends with so many of them in a row."""
 
 
 _Turn = tuple[Step, Callable[[float], None]]
@@ -31,10 +32,18 @@ class Rounds:
     Call `plan`, then per round `before`, `lead` and `after`, or `run` for all of them. Disturbances of the machine last
     longer than a step, so that they hit all contenders of a round, and the random order leaves no contender in a better
     place. ``samples[name][i]`` is the latency in round ``i`` and ``orders[i]`` the order; ``paces`` is the same for the
-    device's own clock where it has one.
+    device's own clock where it has one. ``refresh`` is called before each round, untimed: it gives all of them the same
+    new input.
     """
 
-    def __init__(self, contenders: Mapping[str, Step], clock: Clock, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        contenders: Mapping[str, Step],
+        clock: Clock,
+        *,
+        seed: int = 0,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
         self.contenders = dict(contenders)
         self.leader = next(iter(self.contenders))
         self.clock = clock
@@ -42,15 +51,21 @@ class Rounds:
         self.paces: dict[str, list[float]] = {name: [] for name in contenders}
         self.orders: list[tuple[str, ...]] = []
         self.done = 0
+        self.warm_up_rounds = 0
+        self.settled = False
+        self._refresh = refresh
         self._seed = seed
         # Between steps the caches are the steps': what is looked up or drawn there costs ten times its usual time.
         self._schedule: list[tuple[tuple[_Turn, ...], tuple[_Turn, ...]]] = []
         self._turns: dict[str, _Turn] = {n: (step, self.samples[n].append) for n, step in contenders.items()}
 
     def warm_up(self, seconds: float) -> float:
-        """Untimed rounds until they have settled, or `seconds` are spent; at least two. Seconds of the last one."""
+        """Untimed rounds until they have settled, or `seconds` are spent; at least two. Seconds of the last one.
+
+        ``settled`` and ``warm_up_rounds`` say how it ended.
+        """
         fewest, most = WARM_UP_ROUNDS
-        fastest = math.inf
+        fastest, alike = math.inf, 0
         began = time.perf_counter()
         for done in range(1, most + 1):
             start = time.perf_counter()
@@ -59,9 +74,11 @@ class Rounds:
                 if self.clock.has_pace:
                     self.clock.pace(step)
             took = time.perf_counter() - start
-            if done >= fewest and (took <= fastest * SETTLED or time.perf_counter() - began > seconds):
-                break
+            alike = alike + 1 if SETTLED[0] * fastest <= took <= SETTLED[1] * fastest else 0
             fastest = min(fastest, took)
+            self.warm_up_rounds, self.settled = done, alike >= SETTLED_ROUNDS
+            if done >= fewest and (self.settled or time.perf_counter() - began > seconds):
+                break
         return took
 
     def plan(self, rounds: int) -> int:
@@ -78,6 +95,8 @@ class Rounds:
     def before(self) -> None:
         """Time those that come before the lead in this round's order."""
         gc.collect(0)  # cycles that the last round left would otherwise pile up while collection is off
+        if self._refresh is not None:
+            self._refresh()
         self._time(self._schedule[self.done % len(self._schedule)][0])
 
     def lead(self) -> None:
@@ -101,9 +120,11 @@ class Rounds:
             self.after()
 
     def trim(self) -> None:
-        """Let go of rounds beyond the plan; pytest-benchmark's profiling asks for some."""
+        """Let go of what no whole round stands behind; pytest-benchmark's profiling asks for steps beyond the last."""
+        rounds = min(self.done, len(self.orders))
         for kept in (*self.samples.values(), *self.paces.values()):
-            del kept[len(self.orders) :]
+            del kept[rounds:]
+        del self.orders[rounds:]
 
     def _time(self, turns: tuple[_Turn, ...]) -> None:
         latency = self.clock.latency

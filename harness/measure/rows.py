@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.measure.contender import Contender, LeftOut, Subject
-from harness.records import CheckRecord, MeasurementRecord, Mode, Quantity
+from harness.measure.setting import Setting
+from harness.records import CheckRecord, MeasurementRecord, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +17,24 @@ class Rows:
 
     run: str
     subject: Subject
-    mode: Mode
+    setting: Setting
+    """Batch and input size are what was measured, not what was asked for."""
     device: str
     batch_size: int
     input_size: int
     test: str
     flag: str
+    process: int = 0
 
     @property
     def comparison(self) -> str:
-        """Name of what was measured together; unique in a run."""
-        return f"{self.subject.label}:{self.subject.architecture.name}-{self.mode}-b{self.batch_size}"
+        """Name of what was measured together; unique in a run and process."""
+        measured = replace(self.setting, batch_size=self.batch_size)
+        return f"{self.subject.label}:{self.subject.architecture.name}-{measured.id}"
+
+    def suspect(self, reasons: Iterable[str]) -> Rows:
+        """The same with further reasons not to rank the subject."""
+        return replace(self, flag="; ".join(filter(None, (self.flag, *reasons))))
 
     def measurement(
         self,
@@ -46,8 +54,12 @@ class Rows:
             comparison=self.comparison,
             quantity=quantity,
             samples=tuple(samples),
-            mode=self.mode,
+            mode=self.setting.mode,
             device=self.device,
+            dtype=self.setting.dtype,
+            memory_format=self.setting.memory_format,
+            compile=self.setting.compile,
+            process=self.process,
             batch_size=self.batch_size,
             input_size=self.input_size,
             test=self.test,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
+import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,15 +13,25 @@ import torch
 from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.contender import Contender, LeftOut, Subject, reference_contenders, subject_contenders
-from harness.measure.counts import count_flops, count_parameters
+from harness.measure.counts import Count
+from harness.measure.disturbance import Watch, tally
 from harness.measure.facts import Facts, summarise
+from harness.measure.gpu import open_gpu, watch_for
 from harness.measure.interleave import Rounds, rounds_within
-from harness.measure.memory import meter_for, resident
-from harness.measure.peak import SIDES, matmul_peak
+from harness.measure.largest import MOST, fitting, largest_batch
+from harness.measure.machine import Machine
+from harness.measure.plausible import impossible_speed, missing_work, skipped_work
 from harness.measure.progress import Progress, silent
 from harness.measure.rows import Rows
-from harness.measure.workload import BATCH_SIZES, random_batch
-from harness.records import MeasurementRecord, Mode, Record
+from harness.measure.setting import AUTO, Setting
+from harness.measure.statics import Statics, measure_statics
+from harness.measure.statistics import latency_percentiles
+from harness.measure.stopping import MOST_ROUNDS, Stopping
+from harness.measure.workload import BATCH_SIZES, Batch, random_batch
+from harness.records import Record
+from harness.subjects import SubjectError
+
+PRECISION = 0.01
 
 
 class Benchmark(Protocol):
@@ -30,6 +40,7 @@ class Benchmark(Protocol):
     extra_info: dict[str, Any]
     group: str | None
     disabled: bool
+    has_error: bool
 
     def pedantic(
         self,
@@ -44,6 +55,10 @@ class Benchmark(Protocol):
         ...
 
 
+class _Enough(Exception):  # noqa: N818 - no error: it leaves a loop whose length is fixed beforehand
+    """Sampling is over."""
+
+
 @dataclass(kw_only=True)
 class Measuring:
     """What the benchmarks of one run share: where, how long, and where the records go."""
@@ -53,139 +68,214 @@ class Measuring:
     budget: float
     """Seconds for the rounds of one benchmark; building, counting, memory and warm-up come on top."""
     record: Callable[[Record], None]
+    precision: float = PRECISION
+    """Sampling stops when every ratio's interval is within this to either side."""
+    flush: bool = False
+    """Empty a GPU's L2 cache before each step that is timed for its latency."""
+    process: int = 0
+    """Counts the processes that measure the same afresh."""
     progress: Progress = silent
+    machine: Machine = field(init=False)
 
-    @cached_property
-    def peak(self) -> float:
-        """FLOP/s of float32 matrix products on this machine, measured and recorded when first asked for."""
-        samples = matmul_peak(self.device)
-        self.record(
-            MeasurementRecord(
-                run=self.run,
-                suite="machine",
-                architecture="matmul",
-                subject=self.device.type,
-                role="machine",
-                comparison="machine",
-                quantity="matmul_peak",
-                samples=samples,
-                device=str(self.device),
-                input_size=SIDES[self.device.type],
-                details={"precision": torch.get_float32_matmul_precision(), "threads": torch.get_num_threads()},
-            )
-        )
-        return statistics.median(samples)
+    def __post_init__(self) -> None:
+        self.machine = Machine(run=self.run, device=self.device, record=self.record)
 
     def measure(
         self,
         benchmark: Benchmark,
         subject: Subject,
-        mode: Mode,
+        setting: Setting,
         *,
         test_id: str,
         flag: str = "",
-        batch_size: int | None = None,
-        image_size: int | None = None,
         budget: float | None = None,
     ) -> None:
         """Measure ``subject`` interleaved with its replicate and its references, and record all of it.
 
-        ``flag`` says why its speed must not be ranked. With benchmarks disabled (``--benchmark-disable``, xdist) it
-        runs once and records nothing. Raises SubjectError where the subject fails, BudgetError where the budget has
-        no room for two rounds, ClockError where a time can't be.
+        ``flag`` says why its speed must not be ranked; what looks too fast to be true adds to it. With benchmarks
+        disabled (``--benchmark-disable``, xdist) it runs once and records nothing. Raises SubjectError where the
+        subject fails, BudgetError where the budget has no room for two rounds, ClockError where a time can't be.
         """
-        rows = Rows(
-            run=self.run,
-            subject=subject,
-            mode=mode,
-            device=str(self.device),
-            batch_size=batch_size or BATCH_SIZES[self.device.type, mode],
-            input_size=image_size or subject.architecture.input_size,
-            test=test_id,
-            flag=flag,
-        )
-        benchmark.group = f"{subject.architecture.name} {mode}"
+        benchmark.group = f"{subject.architecture.name} {setting.mode}"
         budget = self.budget if budget is None else budget
         with undisturbed():
             try:
-                contenders, left_out = self._contenders(rows)
+                rows = self._rows(subject, setting, test_id, flag, quiet=benchmark.disabled)
+                batch = self._batch(rows)
+                contenders, left_out = self._contenders(rows, batch)
+                statics = None
                 if not benchmark.disabled:
-                    benchmark.extra_info.update(self._absences(rows, left_out), **self._statics(rows, contenders))
-                rounds = Rounds({c.key: c.work for c in contenders}, clock_for(self.device))
-                planned = rounds.plan(1 if benchmark.disabled else rounds_within(budget, rounds.warm_up(budget / 2)))
+                    for absent in left_out:
+                        self.record(rows.absence(absent))
+                        benchmark.extra_info[f"left_out_{absent.label}"] = absent.reason
+                    statics = measure_statics(rows, contenders, self.device, self.record)
+                    benchmark.extra_info.update(statics.facts)
+                rounds = Rounds(
+                    {c.key: c.work for c in contenders}, clock_for(self.device, flush=self.flush), refresh=batch.renew
+                )
+                expected = 1
+                if benchmark.disabled:
+                    rounds.plan(1)
+                else:
+                    expected = rounds_within(budget, rounds.warm_up(budget / 2))
+                    rounds.plan(MOST_ROUNDS)
             except Exception as error:
                 _fail(benchmark, error)
                 raise
-            what = f"{subject.who}, {mode}"
-
-            def finish() -> None:
-                rounds.after()
-                self.progress(what, rounds.done, planned)
-
-            self.progress(what, 0, planned)
-            benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=finish, rounds=planned, iterations=1)
+            watch, before = watch_for(self.device), open_gpu(self.device).state()
+            stopping = self._sample(
+                benchmark, rounds, watch, Stopping(precision=self.precision, budget=budget), expected
+            )
+            after = open_gpu(self.device).state()
         rounds.trim()
-        if not benchmark.disabled:
-            self._record_latencies(rows, contenders, rounds)
-            benchmark.extra_info.update(self._facts(rows, contenders, rounds, benchmark.extra_info["flops"]))
+        if statics is None:
+            return
+        suspicions = self._suspicions(contenders, rounds, statics)
+        rows = rows.suspect(suspicions)
+        if rows.flag:
+            benchmark.extra_info["flag"] = rows.flag
+        how = {
+            "stopped_by": stopping.reason or "rounds",
+            "precision": self.precision,
+            "budget": budget,
+            "warm_up_rounds": rounds.warm_up_rounds,
+            "settled": rounds.settled,
+            "disturbed": sorted(watch.disturbed),
+            "disturbed_by": tally(watch.disturbed),
+        }
+        if before or after:
+            how |= {"device_before": before, "device_after": after}
+        self._record_latencies(rows, contenders, rounds, how)
+        self._record_energy(rows, contenders)
+        benchmark.extra_info.update(self._facts(rows, contenders, rounds, statics, how))
 
-    def _contenders(self, rows: Rows) -> tuple[list[Contender], list[LeftOut]]:
+    def _rows(self, subject: Subject, setting: Setting, test_id: str, flag: str, *, quiet: bool) -> Rows:
+        rows = Rows(
+            run=self.run,
+            subject=subject,
+            setting=setting,
+            device=str(self.device),
+            batch_size=1,
+            input_size=setting.input_size or subject.architecture.input_size,
+            test=test_id,
+            flag=flag,
+            process=self.process,
+        )
+        if isinstance(setting.batch_size, int):
+            return replace(rows, batch_size=setting.batch_size)
+        if setting.batch_size is None or quiet:
+            return replace(rows, batch_size=BATCH_SIZES[self.device.type, setting.mode])
+        return replace(rows, batch_size=self._largest(rows))
+
+    def _largest(self, rows: Rows) -> int:
+        """The largest batch that every contender has room for; each one's own is recorded, with all that was tried."""
+        setting = replace(rows.setting, batch_size=1, compile="")
+        contenders, _ = self._contenders(replace(rows, setting=setting), self._batch(rows))
+        smallest = MOST
+        for contender in contenders:
+            if contender.replicate:
+                continue
+            found = largest_batch(fitting(contender.work))
+            tries = [{"batch_size": size, "fits": not why, "why": why} for size, why in found.tries]
+            self.record(rows.measurement(contender, "largest_batch", [found.size], {"asked": AUTO, "tries": tries}))
+            smallest = min(smallest, found.size)
+        del contenders
+        gc.collect()
+        if smallest < 1:
+            raise SubjectError(f"{rows.subject.who}: --batch-size auto: not even one image fits on {self.device}")
+        return smallest
+
+    def _batch(self, rows: Rows) -> Batch:
+        form = torch.channels_last if rows.setting.memory_format == "channels_last" else torch.contiguous_format
+        return random_batch(rows.batch_size, rows.input_size, self.device, memory_format=form)
+
+    def _contenders(self, rows: Rows, batch: Batch) -> tuple[list[Contender], list[LeftOut]]:
         """The subject first, then its replicate, then the references."""
-        batch = random_batch(rows.batch_size, rows.input_size, self.device)
-        contenders, left_out = list(subject_contenders(rows.subject, rows.mode, batch)), []
-        for reference in reference_contenders(rows.subject, rows.mode, batch):
+        contenders, left_out = list(subject_contenders(rows.subject, rows.setting, batch)), []
+        for reference in reference_contenders(rows.subject, rows.setting, batch):
             if isinstance(reference, LeftOut):
                 left_out.append(reference)
             else:
                 contenders.append(reference)
         return contenders, left_out
 
-    def _absences(self, rows: Rows, left_out: Sequence[LeftOut]) -> Facts:
-        for absent in left_out:
-            self.record(rows.absence(absent))
-        return {f"left_out_{absent.label}": absent.reason for absent in left_out}
+    def _sample(
+        self, benchmark: Benchmark, rounds: Rounds, watch: Watch, stopping: Stopping, expected: int
+    ) -> Stopping:
+        """Rounds through pytest-benchmark, until it is enough."""
+        what = benchmark.group or ""
 
-    def _statics(self, rows: Rows, contenders: Sequence[Contender]) -> Facts:
-        """Counts and memory, which one look settles; the replicate's are the subject's."""
-        facts: Facts = {"flag": rows.flag} if rows.flag else {}
-        meter = meter_for(self.device)
-        for contender in contenders:
-            if contender.replicate:
-                continue
-            parameters, flops = count_parameters(contender.work.model), count_flops(contender.work)
-            peak = meter.peak(contender.work)
-            details: dict[str, Any] = {"resident": resident(contender.work)}
-            if peak.reserved is not None:
-                details["reserved"] = peak.reserved
-            self.record(rows.measurement(contender, "parameters", [parameters]))
-            self.record(rows.measurement(contender, "flops", [flops]))
-            self.record(rows.measurement(contender, "peak_memory", [peak.allocated], details))
-            if contender.role == "subject":
-                facts.update(parameters=parameters, flops=flops, peak_memory=peak.allocated)
-            else:
-                facts[f"peak_memory_{contender.label}"] = peak.allocated
-        return facts
+        def begin() -> None:
+            if rounds.done and stopping.enough(rounds.samples, watch.disturbed):
+                raise _Enough
+            rounds.before()
 
-    def _record_latencies(self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds) -> None:
+        def finish() -> None:
+            rounds.after()
+            watch.look(rounds.done)
+            self.progress(what, rounds.done, max(expected, rounds.done))
+
+        self.progress(what, 0, expected)
+        stopping.start()
+        with suppress(_Enough):
+            # pytest-benchmark takes a fixed number of rounds only; leaving early is no error of what it measured.
+            benchmark.pedantic(rounds.lead, setup=begin, teardown=finish, rounds=len(rounds.orders), iterations=1)
+        if stopping.reason:
+            benchmark.has_error = False
+        return stopping
+
+    def _suspicions(self, contenders: Sequence[Contender], rounds: Rounds, statics: Statics) -> list[str]:
+        """What about the subject's figures is too good to be true."""
+        subject = contenders[0]
+        counts = statics.counts
+        references = [(c.label, counts[c.key], statics.parameters[c.key]) for c in contenders if c.role == "reference"]
+        found = list(missing_work(counts[subject.key], statics.parameters[subject.key], references))
+        asked = max((count.flops for _, count, _ in references), default=counts[subject.key].flops)
+        median = latency_percentiles(rounds.samples[subject.key]).median
+        found.append(impossible_speed(asked, median, self.machine.peak(subject.work.dtype)))
+        try:
+            found += skipped_work(subject.work, counts[subject.key])
+        except Exception as error:  # a subject that can't be watched has been timed all the same
+            found.append(f"can't be looked at closely: {type(error).__name__}")
+        return [f"too fast to be true: {reason}" for reason in found if reason]
+
+    def _record_latencies(
+        self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds, how: dict[str, Any]
+    ) -> None:
         for position, contender in enumerate(contenders):
             details: dict[str, Any] = {"clock": rounds.clock.name}
             if rounds.paces[contender.key]:
                 details["pace"] = rounds.paces[contender.key]
             if position == 0:
                 keys = [c.key for c in contenders]
+                details |= how
                 details["contenders"] = keys
                 details["orders"] = [[keys.index(k) for k in order] for order in rounds.orders]
             self.record(rows.measurement(contender, "latency", rounds.samples[contender.key], details))
 
-    def _facts(self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds, flops: int) -> Facts:
+    def _record_energy(self, rows: Rows, contenders: Sequence[Contender]) -> None:
+        """Joules of a batch, where the device counts them: in a loop of its own, since its counter is slow."""
+        gpu = open_gpu(self.device)
+        for contender in contenders:
+            if not contender.replicate and (joules := gpu.energy_of(contender.work)) is not None:
+                self.record(rows.measurement(contender, "energy", [joules]))
+
+    def _facts(
+        self, rows: Rows, contenders: Sequence[Contender], rounds: Rounds, statics: Statics, how: dict[str, Any]
+    ) -> Facts:
         subject, replicate, *references = contenders
+        count: Count = statics.counts[subject.key]
         return summarise(
             rounds.samples[subject.key],
             rounds.samples[replicate.key],
             {c.label: rounds.samples[c.key] for c in references},
+            disturbed=how["disturbed"],
+            stopped_by=how["stopped_by"],
             batch_size=rows.batch_size,
-            flops=flops,
-            matmul_peak=self.peak,
+            flops=count.flops,
+            traffic=count.traffic,
+            matmul_peak=self.machine.peak(subject.work.dtype),
+            bandwidth=self.machine.bandwidth,
         )
 
 

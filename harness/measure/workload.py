@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,51 +40,115 @@ class Batch:
         """The same batch elsewhere."""
         return Batch(images=self.images.to(device), labels=self.labels.to(device))
 
+    def renew(self) -> None:
+        """Other images in the same memory: a model that answers from a cache answers wrongly, or not at all."""
+        self.images.copy_(self.images.roll(1, dims=-1))
 
-def random_batch(size: int, side: int, device: torch.device | str = "cpu", seed: int = 0) -> Batch:
+
+def random_batch(
+    size: int,
+    side: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Batch:
     """Standard normal images and uniform labels, drawn on the CPU from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn((size, CHANNELS, side, side), generator=generator)
     labels = torch.randint(CLASSES, (size,), generator=generator)
-    return Batch(images=images, labels=labels).to(device)
+    return Batch(images=images.contiguous(memory_format=memory_format), labels=labels).to(device)
 
 
 class Inference:
-    """Forward pass in eval mode under `torch.inference_mode`."""
+    """Forward pass in eval mode under `torch.inference_mode`, and under autocast where ``dtype`` isn't float32.
+
+    ``run`` is what a step calls, where that isn't the model itself but what `torch.compile` made of it.
+    """
 
     optimizer: torch.optim.Optimizer | None = None
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        dtype: torch.dtype = torch.float32,
+        run: Callable[[Tensor], Any] | None = None,
+    ) -> None:
         self.model = model.eval()
         self.batch = batch
+        self.dtype = dtype
+        self.run = run or model
+
+    def output(self) -> Tensor:
+        """The logits of one forward pass, (batch, classes)."""
+        with torch.inference_mode(), casting(self.batch, self.dtype):
+            return logits(self.run(self.batch.images))
 
     def __call__(self) -> None:
         """One pass; the output is let go."""
-        with torch.inference_mode():
-            self.model(self.batch.images)
+        with torch.inference_mode(), casting(self.batch, self.dtype):
+            self.run(self.batch.images)
+
+    def on(self, model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Inference:
+        """The same work on another model and batch, not compiled."""
+        return Inference(model, batch, self.dtype if dtype is None else dtype)
 
 
 class Training:
-    """Forward pass, cross-entropy, backward pass, SGD step with momentum, gradients let go."""
+    """Forward pass, cross-entropy, backward pass, SGD step with momentum, gradients let go.
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
+    Autocast covers the forward pass and the loss; float16 gradients are scaled.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        dtype: torch.dtype = torch.float32,
+        run: Callable[[Tensor], Any] | None = None,
+    ) -> None:
         self.model = model.train()
         self.batch = batch
+        self.dtype = dtype
+        self.run = run or model
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self._scaler = torch.amp.GradScaler(batch.images.device.type) if dtype is torch.float16 else None
+
+    def output(self) -> Tensor:
+        """The logits of one forward pass, (batch, classes)."""
+        with torch.no_grad(), casting(self.batch, self.dtype):
+            return logits(self.run(self.batch.images))
 
     def loss(self) -> Tensor:
         """Cross-entropy of the batch."""
-        return cross_entropy(logits(self.model(self.batch.images)), self.batch.labels)
+        with casting(self.batch, self.dtype):
+            return cross_entropy(logits(self.run(self.batch.images)), self.batch.labels)
 
     def __call__(self) -> None:
         """One step."""
-        self.loss().backward()
-        self.optimizer.step()
+        if self._scaler is None:
+            self.loss().backward()
+            self.optimizer.step()
+        else:
+            self._scaler.scale(self.loss()).backward()
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def on(self, model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Training:
+        """The same work on another model and batch, not compiled."""
+        return Training(model, batch, self.dtype if dtype is None else dtype)
 
 
 Workload = Inference | Training
-WORKLOADS: dict[Mode, Callable[[nn.Module, Batch], Workload]] = {"infer": Inference, "train": Training}
+WORKLOADS: dict[Mode, type[Inference] | type[Training]] = {"infer": Inference, "train": Training}
+
+
+def casting(batch: Batch, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Autocast to ``dtype`` on the batch's device; nothing for float32."""
+    if dtype is torch.float32:
+        return nullcontext()
+    return torch.autocast(batch.images.device.type, dtype=dtype)
 
 
 def logits(output: Any) -> Tensor:

@@ -9,9 +9,8 @@ import pytest
 
 @pytest.mark.speed
 @pytest.mark.members("efficientnet_b0")
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed(measure: Callable[..., None], mode: str) -> None:
-    measure(mode)
+def test_speed(measure: Callable[..., None], setting: str) -> None:
+    measure(setting)
 
 
 @pytest.mark.speed

@@ -9,6 +9,5 @@ import pytest
 
 @pytest.mark.speed
 @pytest.mark.members("vit_b_16")
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed(measure: Callable[..., None], mode: str) -> None:
-    measure(mode)
+def test_speed(measure: Callable[..., None], setting: str) -> None:
+    measure(setting)

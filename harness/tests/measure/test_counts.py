@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.measure.counts import count_flops, count_parameters
+from harness.measure.counts import count, count_parameters, watched
 from harness.measure.workload import Inference, Training, random_batch
 
 
@@ -24,7 +24,7 @@ class Net(nn.Module):
 def test_inference_by_hand() -> None:
     work = Inference(Net(nn.Conv2d(3, 8, 3, padding=1, bias=False), 8), random_batch(2, 16))
     conv, head = 2 * 2 * 16 * 16 * 8 * 3 * 9, 2 * 2 * 8 * 1000
-    assert count_flops(work) == conv + head
+    assert count(work).flops == conv + head
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_inference_by_hand() -> None:
 def test_training_step_by_hand(layer: nn.Module, width: int, forward: int) -> None:
     """The images need no gradient, so the layer costs twice its forward pass and the head three times."""
     work = Training(Net(layer, width), random_batch(2, 16))
-    assert count_flops(work) == 2 * forward + 3 * (2 * 2 * width * 1000)
+    assert count(work).flops == 2 * forward + 3 * (2 * 2 * width * 1000)
 
 
 def test_both_gradients_of_a_depthwise_convolution() -> None:
     layer = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 3, padding=1, groups=12))
     work = Training(Net(layer, 12), random_batch(2, 16))
     pointwise, depthwise = 2 * 2 * 256 * 3 * 12, 2 * 2 * 256 * 12 * 9
-    assert count_flops(work) == 2 * pointwise + 3 * depthwise + 3 * (2 * 2 * 12 * 1000)
+    assert count(work).flops == 2 * pointwise + 3 * depthwise + 3 * (2 * 2 * 12 * 1000)
 
 
 class AsksForValues(Net):
@@ -61,13 +61,13 @@ class AsksForValues(Net):
 
 def test_a_model_that_asks_for_values_is_counted_on_itself() -> None:
     plain, asking = (Training(kind(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16)) for kind in (Net, AsksForValues))
-    assert count_flops(asking) == count_flops(plain)
+    assert count(asking).flops == count(plain).flops
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:
     work = Training(Net(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16))
     before = {k: v.clone() for k, v in work.model.state_dict().items()}
-    count_flops(work)
+    count(work)
     assert all(torch.equal(before[k], v) for k, v in work.model.state_dict().items())
     assert all(p.grad is None for p in work.model.parameters())
     assert {p.device.type for p in work.model.parameters()} == {"cpu"}
@@ -76,3 +76,33 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(4, 4)
     assert count_parameters(nn.Sequential(layer, layer)) == 20
+
+
+def test_traffic_by_hand() -> None:
+    """A convolution reads images and weights and writes its output; views move nothing."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3 * 8 * 8, 1000, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(x.flatten(1))
+            return out
+
+    counted = count(Inference(One(), random_batch(2, 8)))
+    assert counted.traffic == 4 * (2 * 192 + 192 * 1000 + 2 * 1000)
+    assert counted.dtypes == ("float32",)
+
+
+@pytest.mark.parametrize("kind", [Inference, Training])
+def test_a_lower_precision_halves_the_products(kind: type[Inference] | type[Training]) -> None:
+    full = count(kind(Net(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16)))
+    half = count(kind(Net(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16), torch.bfloat16))
+    assert half.flops == full.flops
+    assert (full.dtypes, half.dtypes) == (("float32",), ("bfloat16",))
+
+
+def test_what_a_model_really_does_is_what_was_counted() -> None:
+    work = Training(Net(nn.Conv2d(3, 8, 3), 8), random_batch(2, 16))
+    assert watched(work) == count(work)

@@ -12,18 +12,20 @@ import pytest
 CONFTEST = """
 import pytest
 import torch
-from harness.measure import interleave, peak
+from harness.measure import interleave, peak, session, stopping
 from harness.measure.session import Measuring
+from harness.measure.setting import Setting
 from harness.tests.measure.test_session import Subject
 
-interleave.MOST_ROUNDS = 7
+interleave.MOST_ROUNDS = session.MOST_ROUNDS = stopping.MOST_ROUNDS = 7
 peak.SIDES = {"cpu": 64}
+peak.COPIED = {"cpu": 4096}
 
 
 @pytest.fixture
 def measure(benchmark, request):
     measuring = Measuring(run="r", device=torch.device("cpu"), budget=60, record=lambda record: None)
-    return lambda subject, mode: measuring.measure(benchmark, subject, mode, test_id=request.node.nodeid)
+    return lambda subject, mode: measuring.measure(benchmark, subject, Setting(mode=mode), test_id=request.node.nodeid)
 """
 TESTS = """
 import pytest

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from harness.architecture import Architecture, Family
 from harness.measure.interleave import BudgetError
 from harness.measure.session import Measuring
+from harness.measure.setting import Setting
 from harness.records import CheckRecord, MeasurementRecord, Mode, Record
 from harness.subjects import SubjectError
 from reference.library import Reference
@@ -68,6 +69,7 @@ class Pedantic:
         self.extra_info: dict[str, Any] = {}
         self.group: str | None = None
         self.disabled = disabled
+        self.has_error = False
         self.rounds = 0
 
     def pedantic(
@@ -84,8 +86,8 @@ class Pedantic:
             setup()
             return target()
         for _ in range(rounds):
-            self.rounds += 1
             setup()
+            self.rounds += 1
             target()
             teardown()
         return None
@@ -99,13 +101,16 @@ def records() -> list[Record]:
 @pytest.fixture
 def measuring(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> Measuring:
     monkeypatch.setattr("harness.measure.peak.SIDES", {"cpu": 64})
+    monkeypatch.setattr("harness.measure.peak.COPIED", {"cpu": 4096})
+    monkeypatch.setattr("harness.measure.session.MOST_ROUNDS", 8)
+    monkeypatch.setattr("harness.measure.stopping.MOST_ROUNDS", 8)
     monkeypatch.setattr("harness.measure.interleave.MOST_ROUNDS", 8)
     return Measuring(run="r", device=torch.device("cpu"), budget=60, record=records.append)
 
 
 def run(measuring: Measuring, subject: Subject, mode: Mode = "infer", flag: str = "") -> Pedantic:
     benchmark = Pedantic()
-    measuring.measure(benchmark, subject, mode, test_id="t", flag=flag)
+    measuring.measure(benchmark, subject, Setting(mode=mode), test_id="t", flag=flag)
     return benchmark
 
 
@@ -201,7 +206,7 @@ def test_a_budget_without_room_names_the_one_needed(measuring: Measuring) -> Non
 
 
 def test_disabled_benchmarks_run_once_and_record_nothing(measuring: Measuring, records: list[Record]) -> None:
-    measuring.measure(Pedantic(disabled=True), Subject(), "infer", test_id="t")
+    measuring.measure(Pedantic(disabled=True), Subject(), Setting(mode="infer"), test_id="t")
     assert records == []
 
 
@@ -209,7 +214,7 @@ def test_progress_counts_the_rounds(measuring: Measuring) -> None:
     told: list[tuple[str, int, int]] = []
     measuring.progress = lambda what, done, total: told.append((what, done, total))
     run(measuring, Subject())
-    assert told == [("tiny of mine, infer", done, 8) for done in range(9)]
+    assert told == [("tiny infer", done, 8) for done in range(9)]
 
 
 def test_random_state_and_threads_are_left_alone(measuring: Measuring) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from harness.measure.contender import LeftOut, reference_contenders
 from harness.measure.peak import matmul_peak
+from harness.measure.setting import Setting
 from harness.measure.workload import Inference, Training, liven, random_batch
 from harness.tests.measure.test_session import FAMILY, Subject, network
 from reference.library import Reference
@@ -68,7 +69,7 @@ def test_libraries_that_are_not_installed_are_left_out() -> None:
     class Alone(Subject):
         family = type(FAMILY)(name="alone", architectures=FAMILY.architectures, model="", references=missing)
 
-    (absent,) = reference_contenders(Alone(), "infer", random_batch(1, 16))
+    (absent,) = reference_contenders(Alone(), Setting(mode="infer"), random_batch(1, 16))
     assert absent == LeftOut(label="references", reason="can't be imported: No module named 'library'")
 
 
