@@ -131,6 +131,42 @@ def rewriting(specimen: Specimen, writing: str) -> Callable[[Surgery], Rewriting
     return make
 
 
+def instead(
+    specimen: Specimen,
+    bug: str,
+    *,
+    check: str,
+    category: Category = "training",
+    evidence: Evidence = output,
+    issue: str = "",
+) -> Callable[[Callable[..., Any]], Mutant]:
+    """As `mutant`, for a function that stands in place of the correct one (a recipe, a loss) and is called like it."""
+
+    def make(replacement: Callable[..., Any]) -> Mutant:
+        return Mutant(
+            name=f"{specimen.family.name}_{replacement.__name__}",
+            specimen=specimen,
+            build=replacement,
+            bug=bug,
+            issue=issue,
+            expected_check=check,
+            category=category,
+            evidence=evidence,
+        )
+
+    return make
+
+
+def rewritten(specimen: Specimen, writing: str) -> Callable[[Callable[..., Any]], Rewriting]:
+    """As `rewriting`, for a function that stands in place of the correct one."""
+
+    def make(replacement: Callable[..., Any]) -> Rewriting:
+        name = f"{specimen.family.name}_{replacement.__name__}"
+        return Rewriting(name=name, specimen=specimen, build=replacement, writing=writing)
+
+    return make
+
+
 def _altered(specimen: Specimen, surgery: Surgery) -> Callable[..., nn.Module]:
     @wraps(specimen.factory)  # the checks read the signature
     def build(*args: Any, **keywords: Any) -> nn.Module:

@@ -261,7 +261,7 @@ def check_weighted_sum(bench: Workbench) -> None:
     for task in range(len(TASKS)):
         unit = [1.0 if number == task else 0.0 for number in range(len(TASKS))]
         zero = torch.zeros(len(TASKS), dtype=torch.float64)
-        step = [float(_weighted(bench, module, [a * u for u in unit], zero)) for a in (0.0, 1.0, 2.0)]
+        step = [float(_weighted(bench, module, [a * u for u in unit], zero).detach()) for a in (0.0, 1.0, 2.0)]
         slope = step[1] - step[0]
         assert abs(step[2] - step[1] - slope) < ROUNDING, (
             f"{bench.who}: the price of a log-variance is not linear in it"
@@ -274,6 +274,7 @@ def check_weighted_sum(bench: Workbench) -> None:
 
 def check_weighting_learns(bench: Workbench) -> None:
     """The gradient of every log-variance is the derivative of the value: nothing is cut off."""
+    check_log_variances(bench)
     module = _weighting(bench)
     losses = torch.tensor([0.7, 2.0, 0.1], dtype=torch.float64)
     values = [0.3, -0.4, 0.2]
@@ -287,7 +288,7 @@ def check_weighting_learns(bench: Workbench) -> None:
     step = 1e-5
     for task in range(len(TASKS)):
         ends = [
-            float(_weighted(bench, module, [v + d * (n == task) for n, v in enumerate(values)], losses))
+            float(_weighted(bench, module, [v + d * (n == task) for n, v in enumerate(values)], losses).detach())
             for d in (-step, step)
         ]
         slope = (ends[1] - ends[0]) / (2 * step)

@@ -127,10 +127,11 @@ def owners(bench: Workbench) -> dict[str, tuple[str, ...]]:
             direction = torch.linspace(-1.0, 1.3, tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
             if not tensor.requires_grad:
                 raise SubjectError(f"{bench.who}: {task} carries no gradient")
+            trained = {n: p for n, p in named.items() if p.requires_grad}
             gradients = torch.autograd.grad(
-                tensor, list(named.values()), direction, retain_graph=True, allow_unused=True
+                tensor, list(trained.values()), direction, retain_graph=True, allow_unused=True
             )
-            for name, gradient in zip(named, gradients, strict=True):
+            for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None and gradient.any():
                     found[name].append(task)
         return {name: tuple(tasks) for name, tasks in found.items()}

@@ -27,12 +27,14 @@ class Problem:
         self.shared = [nn.Parameter(normal(4, 5)), nn.Parameter(normal(5))]
         common = normal(5)
         self.heads = [nn.Parameter(agreement * common + normal(5)) for _ in range(tasks)]
-        self.images = normal(3, 4)
+        self.images = normal(6, 4)
+        self.importance = [agreement + normal(6) for _ in range(tasks)]
+        """Of each image to each task: so that tasks may agree on one tensor and conflict on the other."""
 
     def losses(self) -> list[Tensor]:
         """One scalar per task, connected to the shared tensors and to its own head."""
-        features = self.images @ self.shared[0] + self.shared[1]
-        return [(1 + number) * (features @ head).sum() for number, head in enumerate(self.heads)]
+        features = torch.tanh(self.images @ self.shared[0] + self.shared[1])
+        return [(features @ head * weight).sum() for head, weight in zip(self.heads, self.importance, strict=True)]
 
     def gradients(self) -> list[Tensor]:
         """Each task's gradient on all shared elements together."""

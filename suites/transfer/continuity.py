@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.transfer.backbones import CONVNET, PLAIN
 from suites.transfer.probe import rates
@@ -67,7 +68,9 @@ def _twin_optimizer(plan: Plan, twin: nn.Module, before: Optimizer | None) -> Op
     for group in groups:
         if kind is not torch.optim.Adam:
             group.pop("decoupled_weight_decay", None)
-    made: Optimizer = kind([g for g in groups if g["params"]], **defaults)
+    filled = [g for g in groups if g["params"]]
+    assert filled, f"{plan.who}: the optimizer holds no parameter of the network"
+    made: Optimizer = kind(filled, **defaults)
     if before is not None:
         for parameter, state in before.state.items():
             made.state[parameter] = state
@@ -173,14 +176,23 @@ def check_scheduler(bench: Workbench) -> None:
             assert scheduler is not None, (
                 f"{plan.who}: takes a scheduler and offers none; expected it as `scheduler` of what is returned"
             )
-            scheduler.step()
+            try:
+                scheduler.step()
+            except Exception as error:
+                raise SubjectError(
+                    f"{plan.who}: in phase {phase} scheduler.step() raised {type(error).__name__}: {first_line(error)}"
+                ) from error
             step += 1
         got = rates(plan)
-        off = [n for n, rate in expected.items() if not abs(got[n] / (rate * _harmonic(step)) - 1) < SAME]
+        off = [
+            n
+            for n, rate in expected.items()
+            if not abs(got.get(n, 0.0) - rate * _harmonic(step)) <= SAME * rate * _harmonic(step)
+        ]
         assert not off, (
             f"{plan.who}: in phase {phase}, after {step} steps of a scheduler that divides rates by {step + 1}, a step "
-            f"moves {some(off)} by {got[off[0]]:.3g}; expected {expected[off[0]] * _harmonic(step):.3g}: the scheduler "
-            "does not cover this group"
+            f"moves {some(off)} by {got.get(off[0], 0.0):.3g}; expected {expected[off[0]] * _harmonic(step):.3g}: "
+            "the scheduler does not cover this group"
         )
 
 

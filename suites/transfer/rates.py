@@ -104,7 +104,7 @@ def check_rates(bench: Workbench) -> None:
         if name == "full_fine_tuning":
             assert spread == 1, f"{plan.who}: {spread} different rates, from {slowest:.3g} on; expected one"
             continue
-        below = by_layer[last - 1]
+        below = by_layer.get(last - 1, 0.0)
         head_slower = name != "gradual_unfreezing" and not below * EQUAL < by_layer[last]
         assert not head_slower, (
             f"{plan.who}: a step moves the last layer of the backbone by {below:.3g} and the head by "

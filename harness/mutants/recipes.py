@@ -1,0 +1,173 @@
+"""Recipes and losses that faulty variants are made from, and evidence that a variant differs, without the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.architecture import Recipe
+from harness.mutants.evidence import Pair, difference
+from harness.mutants.specimens import DEPTHS, RESNET12, Specimen
+from suites.multitask import architectures as multitask
+from suites.multitask import model as multitask_model
+from suites.resnet.model import BasicBlock, ResNet
+from suites.transfer import architectures as transfer
+from suites.transfer import recipe as transfer_recipes
+
+STEPS = 2
+
+
+def _transfer(recipe: Recipe) -> Specimen:
+    return Specimen(family=transfer.FAMILY, architecture=recipe, factory=getattr(transfer_recipes, recipe.name))
+
+
+FEATURE_EXTRACTION = _transfer(transfer.FEATURE_EXTRACTION)
+TWO_LEARNING_RATES = _transfer(transfer.TWO_LEARNING_RATES)
+GRADUAL_UNFREEZING = _transfer(transfer.GRADUAL_UNFREEZING)
+LAYERWISE_DECAY = _transfer(transfer.LAYERWISE_DECAY)
+LP_FT = _transfer(transfer.LP_FT)
+FULL_FINE_TUNING = _transfer(transfer.FULL_FINE_TUNING)
+
+
+def multitask_resnet12(num_classes: int = 10) -> multitask_model.MultiTask:
+    """The three heads on a ResNet-12."""
+    backbone = ResNet(BasicBlock, DEPTHS, num_classes=1)
+    backbone.head = nn.Identity()  # type: ignore[assignment]
+    return multitask_model.MultiTask(backbone, 512, num_classes=num_classes)
+
+
+def _network() -> Specimen:
+    heads = {"classes": 5_130, "box": 2_052, "embedding": 65_664}
+    architecture = replace(
+        multitask.MULTITASK_RESNET50,
+        name="multitask_resnet12",
+        parameters=TRUNK_PARAMETERS + sum(heads.values()),
+        residual_joins=sum(DEPTHS),
+        source="a ResNet-12 without its head, and linear heads of 10, 4 and 128 on 512 features",
+        facts={"trunk": RESNET12.architecture.name, "shared": TRUNK_PARAMETERS, "heads": heads},
+    )
+    family = replace(multitask.FAMILY, references=RESNET12.family.references)
+    return Specimen(family=family, architecture=architecture, factory=multitask_resnet12)
+
+
+def _multitask(recipe: Recipe) -> Specimen:
+    return Specimen(family=multitask.FAMILY, architecture=recipe, factory=getattr(multitask_model, recipe.name))
+
+
+TRUNK_PARAMETERS = RESNET12.architecture.parameters - 513_000
+NETWORK = _network()
+LOSS = _multitask(multitask.MULTITASK_LOSS)
+WEIGHTING = _multitask(multitask.UNCERTAINTY_WEIGHTING)
+PROJECTION = _multitask(multitask.PCGRAD)
+
+
+class Witness(nn.Module):
+    """A network of two convolutions with BatchNorm, dropout and a linear head called ``head``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 3, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.third = nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.dropout = nn.Dropout(0.3)
+        self.fourth = nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 3)."""
+        return self.head(self.fourth(self.dropout(self.third(self.second(self.first(x))))).mean((2, 3)))
+
+
+def _sgd(groups: Any, **keywords: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=keywords.get("lr", 0.05), momentum=0.9)
+
+
+def training(pair: Pair) -> float:
+    """The largest of any weight or statistic over the phases of a short training, one where the faulty one raises."""
+    try:
+        return _largest([_trained(pair.correct), _trained(pair.faulty)])
+    except Exception:  # a recipe that can't train is faulty beyond doubt
+        return 1.0
+
+
+def memory(pair: Pair) -> float:
+    """The share of parameters that receive gradients, and activations that carry a graph, which should not."""
+    counts = []
+    for recipe in (pair.correct, pair.faulty):
+        model, _ = _started(recipe)
+        features: list[Tensor] = []
+        model.head.register_forward_pre_hook(lambda _, inputs, kept=features: kept.append(inputs[0]))
+        model(_images(0)).sum().backward()
+        counts.append(sum(p.grad is not None for p in model.parameters()) + features[0].requires_grad)
+    return float(abs(counts[0] - counts[1]))
+
+
+def acceptance(pair: Pair) -> float:
+    """One where a head that is not there is accepted, or refused without its name."""
+    try:
+        pair.faulty(Witness(), "no_such_head")
+    except Exception as error:
+        return 0.0 if "no_such_head" in str(error) else 1.0
+    return 1.0
+
+
+def scheduled(pair: Pair) -> float:
+    """As `training`, with a schedule that halves all rates in each step."""
+    given = {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+    return _largest([_trained(recipe, **given) for recipe in (pair.correct, pair.faulty)])
+
+
+def reloaded(pair: Pair) -> float:
+    """As `training`, saved and loaded into a new one between the steps."""
+    states = []
+    for recipe in (pair.correct, pair.faulty):
+        model, tuning = _started(recipe)
+        _step(model, tuning, 0)
+        again, fresh = _started(recipe)
+        again.load_state_dict(model.state_dict())
+        fresh.load_state_dict(tuning.state_dict())
+        _step(again, fresh, 1)
+        states.append(dict(again.state_dict()))
+    return _largest(states)
+
+
+def _started(recipe: Callable[..., Any], **given: Any) -> tuple[Witness, Any]:
+    torch.manual_seed(0)
+    model = Witness().double().train()
+    model(_images(3))  # statistics that are not those of no data
+    return model, recipe(model, "head", lr=0.05, weight_decay=0.3, optimizer=_sgd, **given)
+
+
+def _trained(recipe: Callable[..., Any], **given: Any) -> dict[str, Tensor]:
+    model, tuning = _started(recipe, **given)
+    for phase in range(10):
+        for step in range(STEPS):
+            torch.manual_seed(step)
+            _step(model, tuning, phase + step)
+            if getattr(tuning, "scheduler", None) is not None:
+                tuning.scheduler.step()
+        if not hasattr(tuning, "advance") or not tuning.advance():
+            break
+    return dict(model.state_dict())
+
+
+def _step(model: nn.Module, tuning: Any, number: int) -> None:
+    optimizer = getattr(tuning, "optimizer", tuning)
+    model.train()
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(_images(number)), torch.tensor([0, 1, 2, 0])).backward()
+    optimizer.step()
+
+
+def _images(number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(4, 3, 20, 20, generator=generator, dtype=torch.float64) + number
+
+
+def _largest(states: list[dict[str, Tensor]]) -> float:
+    correct, faulty = ({n: t.detach().double() for n, t in state.items()} for state in states)
+    return max(difference(faulty[n], t) for n, t in correct.items() if n in faulty)

@@ -1,0 +1,104 @@
+"""Correct multi-task networks, losses, weightings and projections in other forms than ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.mutant import rewritten
+from harness.mutants.recipes import LOSS, NETWORK, PROJECTION, WEIGHTING, multitask_resnet12
+
+
+class DictOfTasks(nn.Module):
+    """All heads as one linear layer, whose output is split; the result is a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = multitask_resnet12().backbone
+        self.heads = nn.ModuleDict(
+            {"vector": nn.Linear(512, 128), "where": nn.Linear(512, 4), "what": nn.Linear(512, 10)}
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.trunk(x)
+        answers = {name: head(h) for name, head in self.heads.items()}
+        v = answers["vector"]
+        return {**answers, "vector": v / v.norm(dim=-1, keepdim=True).clamp(min=1e-8)}
+
+
+@rewritten(NETWORK, "a dict as result, heads in a ModuleDict in another order, division by the norm")
+def dict_of_tasks() -> nn.Module:
+    return DictOfTasks()
+
+
+@rewritten(LOSS, "log_softmax, explicit sums, normalised vectors, and torch.where instead of indexing")
+def explicit_sums(
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    masks: Sequence[Tensor] | None = None,
+    weights: Sequence[float] = (1.0, 0.5, 0.2),
+) -> Tensor:
+    classes, box, embedding = outputs
+    n = len(classes)
+    there = [torch.ones(n, dtype=torch.bool) for _ in range(3)] if masks is None else list(masks)
+    if not any(bool(m.any()) for m in there):
+        raise RuntimeError("no labels at all")
+    label = torch.where(there[0], targets[0], torch.zeros_like(targets[0]))
+    if int(label.max()) >= classes.shape[1]:
+        raise IndexError("class out of range")
+    wanted_box = torch.where(there[1][:, None], targets[1], box.detach())
+    wanted = torch.where(there[2][:, None], targets[2], embedding.detach())
+    each = [
+        -F.log_softmax(classes, dim=1)[torch.arange(n), label],
+        (box - wanted_box).square().sum(1) / box.shape[1],
+        1 - (F.normalize(embedding, dim=1) * F.normalize(wanted, dim=1)).sum(1),
+    ]
+    total = classes.new_zeros(())
+    for weight, loss, mask in zip(weights, each, there, strict=True):
+        kept = torch.where(mask, loss, loss * 0)
+        total = total + weight * kept.sum() / max(1, int(mask.sum()))
+    return total
+
+
+class Separate(nn.Module):
+    """One scalar parameter for each task; Kendall's own factor of one half."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.s = nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(tasks)])
+
+    def forward(self, losses: Iterable[Tensor]) -> Tensor:
+        total: Any = 0
+        for s, loss in zip(self.s, losses, strict=True):
+            total = total + 0.5 * torch.exp(-s) * loss + 0.5 * s
+        return total
+
+
+@rewritten(WEIGHTING, "a ParameterList of scalars, with the regression's factor of one half")
+def separate_scalars(tasks: int) -> nn.Module:
+    return Separate(tasks)
+
+
+@rewritten(PROJECTION, "written out, without a library, in the order of the tasks")
+def written_out(
+    losses: Sequence[Tensor], shared: Sequence[nn.Parameter], heads: Sequence[Sequence[nn.Parameter]]
+) -> None:
+    rows = []
+    for loss, own in zip(losses, heads, strict=True):
+        grads = torch.autograd.grad(loss, [*shared, *own], retain_graph=True)
+        rows.append(torch.cat([g.flatten() for g in grads[: len(shared)]]))
+        for parameter, gradient in zip(own, grads[len(shared) :], strict=True):
+            parameter.grad = gradient
+    total = torch.zeros_like(rows[0])
+    for i, row in enumerate(rows):
+        g = row.clone()
+        for j, other in enumerate(rows):
+            if i != j:
+                g -= torch.clamp(torch.dot(g, other), max=0) / other.square().sum() * other
+        total += g
+    for parameter, piece in zip(shared, total.split([p.numel() for p in shared]), strict=True):
+        parameter.grad = piece.view_as(parameter)

@@ -1,0 +1,198 @@
+"""Correct recipes in other forms than ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from harness.mutants.mutant import rewritten
+from harness.mutants.recipes import (
+    FEATURE_EXTRACTION,
+    FULL_FINE_TUNING,
+    GRADUAL_UNFREEZING,
+    LAYERWISE_DECAY,
+    LP_FT,
+    TWO_LEARNING_RATES,
+)
+
+
+def freeze(model: nn.Module, trained: nn.Module) -> None:
+    """No gradients outside ``trained``; every other module answers train() by staying in eval mode."""
+    model.requires_grad_(False)
+    trained.requires_grad_(True)
+    spared = {id(m) for m in trained.modules()}
+
+    def stay(mode: bool = True) -> None:
+        for module in model.modules():
+            module.training = mode and (module is model or id(module) in spared)
+
+    model.train = stay  # type: ignore[method-assign, assignment]
+    stay()
+
+
+@rewritten(FEATURE_EXTRACTION, "returns a plain optimizer, and replaces train() of the network")
+def plain_optimizer(
+    model: nn.Module, head: str, lr: float = 1e-3, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
+) -> Optimizer:
+    last = model.get_submodule(head)
+    freeze(model, last)
+    made: Optimizer = optimizer(last.parameters(), lr=lr, weight_decay=weight_decay)
+    return made
+
+
+@rewritten(FEATURE_EXTRACTION, "its own Adam, no keyword at all, and the pair of network and optimizer as result")
+def model_and_adam(model: nn.Module, head: str) -> tuple[nn.Module, Optimizer]:
+    last = model.get_submodule(head)
+    freeze(model, last)
+    return model, torch.optim.Adam(last.parameters(), lr=1e-2)
+
+
+@rewritten(TWO_LEARNING_RATES, "groups by name, weight decay by the kind of module, and AdamW of its own")
+def groups_by_name(model: nn.Module, head: str, *, lr: float = 1e-3, weight_decay: float = 0.05) -> Optimizer:
+    model.get_submodule(head)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    groups = []
+    for name, parameter in model.named_parameters():
+        plain = name in norms or name.endswith("bias")
+        rate = lr if name.startswith(head) else 0.1 * lr
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": 0.0 if plain else weight_decay})
+    return torch.optim.AdamW(groups)
+
+
+@rewritten(GRADUAL_UNFREEZING, "a generator that adds a group to one optimizer for each layer that it unfreezes")
+def groups_as_they_come(
+    model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
+) -> Iterator[Optimizer]:
+    from suites.transfer.layers import layers_of
+
+    named = dict(model.named_parameters())
+    layers = layers_of(model, head)[::-1]
+    model.requires_grad_(False)
+
+    def hold(mode: bool = True) -> None:
+        nn.Module.train(model, mode)
+        for module in model.modules():
+            own = list(module.parameters())
+            if own and not any(p.requires_grad for p in own):
+                nn.Module.train(module, False)
+
+    model.train = hold  # type: ignore[method-assign, assignment]
+    made: Optimizer | None = None
+    rate = lr
+    for layer in layers:
+        groups = [
+            {"params": [named[n] for n in layer if named[n].ndim > 1], "lr": rate, "weight_decay": weight_decay},
+            {"params": [named[n] for n in layer if named[n].ndim < 2], "lr": rate, "weight_decay": 0.0},
+        ]
+        for name in layer:
+            named[name].requires_grad_(True)
+        filled = [g for g in groups if g["params"]]
+        if made is None:
+            made = optimizer(filled)
+        else:
+            for group in filled:
+                made.add_param_group(group)
+        rate /= 2
+        yield made
+
+
+class Thawing:
+    """Unfreezes a third of the network at a time, with one group for each parameter."""
+
+    def __init__(self, model: nn.Module, head: str) -> None:
+        self.model = model
+        prefix = head.split(".")[0]
+        names = [n for n, _ in model.named_parameters()]
+        body = [n for n in names if not n.startswith(prefix)]
+        parts = list(dict.fromkeys(n.split(".")[0] for n in body))
+        if len(parts) < 5:  # one container holds the layers
+            parts = list(dict.fromkeys(".".join(n.split(".")[:3]) for n in body))
+        middle = len(parts) // 2
+        stages = [parts[middle:], parts[:middle]]
+        self.waiting = [[n for n in body if any(n == p or n.startswith(f"{p}.") for p in s)] for s in stages]
+        self.parameters = dict(model.named_parameters())
+        model.get_submodule(head)
+        first = [n for n in names if n.startswith(prefix)]
+        rates = {n: 10.0 ** -(2 + k) for k, s in enumerate([first, *self.waiting]) for n in s}
+        self.optimizer = torch.optim.Adam([{"params": [self.parameters[n]], "lr": rates[n]} for n in names])
+        self.show(first)
+
+    def show(self, names: list[str]) -> None:
+        """Train these, and what trained before."""
+        if not hasattr(self, "trained"):
+            self.trained: set[str] = set()
+        self.trained |= set(names)
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad = name in self.trained
+        for module in self.model.modules():
+            own = list(module.parameters(recurse=False))
+            frozen = bool(own) and not any(p.requires_grad for p in own)
+            if frozen:
+                module.train = lambda mode=True, m=module: nn.Module.train(m, False)  # type: ignore[misc, method-assign]
+            elif "train" in vars(module):
+                del module.train
+        self.model.train()
+
+    def advance(self) -> bool:
+        """The next part."""
+        if not self.waiting:
+            return False
+        self.show(self.waiting.pop(0))
+        return True
+
+
+@rewritten(LAYERWISE_DECAY, "timm's own groups, their scale applied by hand")
+def timm_groups(
+    model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
+) -> Optimizer:
+    from suites.transfer.layers import layers_of
+
+    if not hasattr(model, "group_matcher"):
+        layers = layers_of(model, head, coarse=False)
+        named = dict(model.named_parameters())
+        return optimizer(
+            [
+                {
+                    "params": [named[n]],
+                    "lr": lr * 0.5 ** (len(layers) - 1 - depth),
+                    "weight_decay": 0.0 if named[n].ndim < 2 else weight_decay,
+                }
+                for depth, layer in enumerate(layers)
+                for n in layer
+            ]
+        )
+    from timm.optim._param_groups import param_groups_layer_decay
+
+    model.get_submodule(head)
+    groups = param_groups_layer_decay(model, weight_decay=weight_decay, layer_decay=0.5)
+    return optimizer([{**g, "lr": lr * g["lr_scale"]} for g in groups])
+
+
+@rewritten(LP_FT, "two optimizers, one after the other, from a generator")
+def two_optimizers(model: nn.Module, head: str, *, lr: float = 1e-2) -> Iterator[Optimizer]:
+    last = model.get_submodule(head)
+    freeze(model, last)
+    yield torch.optim.SGD(last.parameters(), lr=lr, momentum=0.9)
+    del model.train
+    model.requires_grad_(True)
+    yield torch.optim.SGD(model.parameters(), lr=lr / 10, momentum=0.9)
+
+
+@rewritten(FULL_FINE_TUNING, "an optimizer of the network's parameters")
+def everything(model: nn.Module, head: str, *, lr: float = 1e-2) -> Optimizer:
+    model.get_submodule(head)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+@rewritten(GRADUAL_UNFREEZING, "three phases, one group for each parameter, and train() replaced module by module")
+def thirds(model: nn.Module, head: str) -> Thawing:
+    return Thawing(model, head)
