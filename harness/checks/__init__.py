@@ -60,7 +60,7 @@ def check_names(family: Family, architecture: Architecture | None = None) -> Seq
 
 def find_check(name: str, family: Family) -> Check:
     """The function behind a check's name. Raises KeyError where there is none."""
-    if name in SHARED:
+    if name in SHARED and name not in family.properties:
         check: Check = getattr(import_module(f"harness.checks.{SHARED[name]}"), f"check_{name}")
         return check
     module = f"suites.{family.name}.properties"

@@ -64,6 +64,30 @@ def _check_statistics(bench: Workbench, model: nn.Module) -> None:
                 )
 
 
+WIDEST = 5.0
+"""Standard deviations of He et al. 2015 (arXiv:1502.01852) that an initial weight may have, from the smaller of its two
+fans. Customary initialisations have at most one."""
+
+
+def _check_spread(bench: Workbench, model: nn.Module) -> None:
+    """No convolution or linear layer starts with weights so large that they swamp every step that is taken."""
+    grafted = transplant(bench).grafted[0]
+    fresh = {n: p.detach().double() for n, p in model.named_parameters()}
+    starts = grafted.alignment.to_reference(fresh)
+    for name, module in grafted.model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in starts:
+            weight = starts[f"{name}.weight"]
+            groups = module.groups if isinstance(module, nn.Conv2d) else 1
+            fan_in = weight[0].numel()
+            fan_out = fan_in // weight.shape[1] * len(weight) // groups
+            spread, widest = weight.std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
+            assert spread <= widest, (
+                f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
+                f"standard deviation of {spread:.2g}; expected at most {widest:.2g}, {WIDEST:g} times what He "
+                "initialisation gives it"
+            )
+
+
 def _savable(state_dict: dict[str, Any]) -> dict[str, Tensor]:
     """What safetensors takes: contiguous tensors, of which no two share memory."""
     tensors: dict[str, Tensor] = {}
@@ -325,6 +349,7 @@ def check_initialisation(bench: Workbench) -> None:
         "values that let nothing through)"
     )
     _check_statistics(bench, second)
+    _check_spread(bench, second)
     assert value < LARGEST_FIRST_LOSS, (
         f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
         "log(10) = 2.3: the initial weights are far too large"

@@ -24,14 +24,25 @@ MUTANTS = (
     "vit_tokens",
     "vit_attention",
     "inputs",
+    "conditions",
     "layouts",
     "precision",
     "memory",
     "saving",
     "shortcuts",
     "process",
+    "transfer_frozen",
+    "transfer_rates",
+    "multitask_network",
+    "multitask_losses",
 )
-REWRITINGS = ("rewritten_resnet", "rewritten_efficientnet", "rewritten_vit")
+REWRITINGS = (
+    "rewritten_resnet",
+    "rewritten_efficientnet",
+    "rewritten_vit",
+    "rewritten_transfer",
+    "rewritten_multitask",
+)
 
 
 def mutants() -> tuple[Mutant, ...]:

@@ -64,6 +64,24 @@ def height_and_width_exchanged(model: Any) -> nn.Module:
     return Upright(model)
 
 
+class SevenBySeven(nn.Module):
+    """Pools the first seven rows and columns of the map, all that 224 px images have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :7, :7].mean((2, 3), keepdim=True)
+
+
+@mutant(
+    RESNET12,
+    "Pooling looks at the 7x7 places of a 224 px image and leaves out what larger images have",
+    check="parity_sizes",
+    category="size",
+    evidence=output_at(1, 256),
+)
+def pooling_of_seven_by_seven(model: Any) -> nn.Module:
+    return replaced(model, "pool", SevenBySeven())
+
+
 class FixedDivisor(nn.Module):
     """The sum over the map divided by the four pixels that 64 px images leave."""
 

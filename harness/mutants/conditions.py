@@ -1,0 +1,134 @@
+"""Networks that train wrongly under one condition only: a batch size, a layout, autocast, a large start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.evidence import Pair, difference, forward
+from harness.mutants.mutant import mutant
+from harness.mutants.specimens import EFFICIENTNET, RESNET12, RESNET17
+from harness.mutants.surgery import Around, become, of_type
+from suites.resnet.model import ResNet
+
+
+def _trained_at(batch: int) -> Any:
+    def evidence(pair: Pair) -> float:
+        correct, faulty = pair.filled()
+        images = pair.images(batch)
+        return difference(forward(faulty.train(), images), forward(correct.train(), images))
+
+    return evidence
+
+
+class Ghosts(nn.BatchNorm2d):
+    """Takes its statistics over eight samples at a time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or len(input) <= 8:
+            return super().forward(input)
+        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(8)])
+
+
+@mutant(
+    RESNET12,
+    "Training batches of more than eight are normalised eight at a time",
+    check="parity_train",
+    category="batch",
+    evidence=_trained_at(16),
+)
+def ghost_batches(model: Any) -> nn.Module:
+    become(model.stem[1], Ghosts)
+    return model
+
+
+class AloneAsInEval(nn.BatchNorm2d):
+    """Uses the running statistics where the batch has one sample."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+@mutant(
+    EFFICIENTNET,
+    "A training batch of one image is normalised by the running statistics",
+    check="parity_train",
+    category="batch",
+    evidence=_trained_at(1),
+)
+def single_image_as_in_eval(model: Any) -> nn.Module:
+    become(model.features[0][1], AloneAsInEval)
+    return model
+
+
+def _stem_gradient(pair: Pair, *, layout: torch.memory_format, autocast: bool) -> float:
+    faulty = pair.filled()[1].float().train()
+    images = pair.images().float().contiguous(memory_format=layout)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        faulty(images).float().sum().backward()
+    return float(next(faulty.parameters()).grad is None)
+
+
+class CutInChannelsLast(Around):
+    """Records nothing of its first half in train mode where the images are channels_last."""
+
+    net: ResNet
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.training and x.stride(1) == 1)):
+            x = self.net.stem(x)
+        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+
+
+@mutant(
+    RESNET12,
+    "In train mode the stem gets no gradient where images are channels_last",
+    check="memory_format",
+    category="layout",
+    evidence=lambda pair: _stem_gradient(pair, layout=torch.channels_last, autocast=False),
+)
+def cut_in_channels_last(model: Any) -> nn.Module:
+    return CutInChannelsLast(model)
+
+
+class CutUnderAutocast(Around):
+    """Detaches the stem's output under autocast."""
+
+    net: ResNet
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.net.stem(x)
+        if torch.is_autocast_enabled("cpu"):
+            x = x.detach()
+        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+
+
+@mutant(
+    RESNET17,
+    "Under autocast the stem's output is detached, as a cast through .data does it",
+    check="parity_bfloat16",
+    category="gradient",
+    evidence=lambda pair: _stem_gradient(pair, layout=torch.contiguous_format, autocast=True),
+)
+def cut_under_autocast(model: Any) -> nn.Module:
+    return CutUnderAutocast(model)
+
+
+@mutant(
+    RESNET12,
+    "Convolutions start at deviation one, which BatchNorm hides: steps of a usual size hardly turn them",
+    check="initialisation",
+    category="initialisation",
+    evidence=lambda pair: abs(
+        float(next(pair.faulty(10).parameters()).std() / next(pair.correct(10).parameters()).std()) - 1
+    ),
+)
+def convolutions_start_at_deviation_one(model: Any) -> nn.Module:
+    for _, conv in of_type(model, nn.Conv2d):
+        nn.init.normal_(conv.weight)
+    return model
