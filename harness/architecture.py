@@ -79,6 +79,18 @@ class Recipe(Architecture):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed(Architecture):
+    """A name in a library's own list of models, held to what any network promises; nothing published is counted."""
+
+    parameters: int = 0
+    multiply_adds: float = 0.0
+    multiply_adds_tolerance: float = 0.0
+    residual_joins: int = 0
+    patch: int | None = 1
+    """Which sizes a model takes besides its own is published nowhere: each is treated as fixed at construction."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """The architectures of one suite, where its own models live, and its references."""
 
@@ -89,7 +101,15 @@ class Family:
     references: Callable[[], tuple[Reference, ...]]
     """Imports the libraries only when called."""
     properties: tuple[str, ...] = ()
-    """Names of the family's own checks: ``check_<name>(bench)`` in ``suites/<family>/properties.py``."""
+    """Names of the family's own checks: ``check_<name>(bench)`` in ``suites/<family>/properties.py``; one that has the
+    name of a shared check stands in for it."""
+    listing: Callable[[str], tuple[Architecture, ...]] | None = None
+    """Of an open family: the architectures that a ``--subject`` lists itself. Such a family is judged where its folder
+    is named, or everything is asked for (``--arch '*'``)."""
+
+    def of(self, spec: str) -> tuple[Architecture, ...]:
+        """The architectures that the ``--subject`` ``spec`` may have."""
+        return self.architectures if self.listing is None else self.listing(spec)
 
     def find(self, name: str) -> Architecture | None:
         """The architecture called ``name`` (or having it as alias), else None."""

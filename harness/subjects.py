@@ -174,12 +174,23 @@ def label_of(spec: str) -> str:
     return Path(spec).stem if spec.endswith(".py") or "/" in spec else spec
 
 
-def check_patterns(patterns: Sequence[str], known: Sequence[Family]) -> None:
-    """Raise RequestError for a name or glob in ``--arch`` that selects nothing anywhere."""
+def check_patterns(patterns: Sequence[str], known: Sequence[Family], specs: Sequence[str] = ()) -> None:
+    """Raise RequestError for a name or glob in ``--arch`` that selects nothing anywhere.
+
+    ``specs`` are the subjects whose own lists count too, in the families that go by them.
+    """
     for pattern in patterns:
-        if not any(a.matches(pattern) for f in known for a in f.architectures):
-            names = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in known)
-            raise RequestError(f"--arch {pattern}: no such architecture; known: {names}")
+        if any(a.matches(pattern) for f in known for a in f.architectures):
+            continue
+        if not any(a.matches(pattern) for f in known if f.listing for spec in specs for a in f.of(spec)):
+            raise RequestError(f"--arch {pattern}: no such architecture; known: {known_names(known)}")
+
+
+def known_names(known: Sequence[Family]) -> str:
+    """The published architectures by family, for messages."""
+    return "; ".join(
+        f"{f.name}: {', '.join(a.name for a in f.architectures) or 'what the subject itself lists'}" for f in known
+    )
 
 
 def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = False) -> list[Subject]:
@@ -205,7 +216,7 @@ def given_subjects(spec: str, family: Family, patterns: Sequence[str], label: st
     """
     module = import_subject(spec)
     found = []
-    for architecture in family.architectures:
+    for architecture in family.of(spec):
         if patterns and not any(architecture.matches(p) for p in patterns):
             continue
         name = next((n for n in architecture.names if callable(getattr(module, n, None))), None)

@@ -1,0 +1,1 @@
+"""Any model that timm or torchvision lists, held to what any network promises."""
