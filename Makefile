@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
+SEEDS ?= 50
+SEED_ARCH ?= '*'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: benchmark test lint types check install install-test clean
+.PHONY: benchmark test lint types check seeds install install-test clean
 
 benchmark: install  ## conformance, speed and memory of the default architectures; writes and names the HTML report
 	$(BIN)/python -m pytest suites/ --benchmark --results $(RESULTS)
@@ -19,8 +21,18 @@ lint:
 types:
 	$(BIN)/mypy
 
+# Two pytest runs side by side, each with half of the processors: most of what they do is no work for several threads.
+check: export OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 1 ? n / 2 : 1 )))
 check:
-	$(BIN)/python -m pytest --results $(RESULTS)
+	@mkdir -p $(RESULTS)
+	@$(BIN)/python -m pytest harness reference reports --results $(RESULTS) > $(RESULTS)/harness-tests.log 2>&1 & own=$$!; \
+	$(BIN)/python -m pytest suites --results $(RESULTS); suites=$$?; \
+	echo "suites: exit code $$suites; waiting for the harness's own tests ($(RESULTS)/harness-tests.log)"; \
+	wait $$own; harness=$$?; cat $(RESULTS)/harness-tests.log; exit $$(( suites || harness ))
+
+seeds: install-test  ## the conformance of our models under SEEDS (50) different seeds; stops at the first that fails
+	for seed in $$(seq 1 $(SEEDS)); do \
+	$(BIN)/python -m pytest suites -q --seed $$seed --arch $(SEED_ARCH) --results $(RESULTS)/seeds || exit 1; done
 
 install: $(VENV)/.installed
 
