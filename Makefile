@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
 SEEDS ?= 50
-SEED_ARCH ?= '*'
+SEED_ARCH ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: benchmark test lint types check seeds install install-test clean
@@ -32,7 +32,7 @@ check:
 
 seeds: install-test  ## the conformance of our models under SEEDS (50) different seeds; stops at the first that fails
 	for seed in $$(seq 1 $(SEEDS)); do \
-	$(BIN)/python -m pytest suites -q --seed $$seed --arch $(SEED_ARCH) --results $(RESULTS)/seeds || exit 1; done
+	$(BIN)/python -m pytest suites -q --seed $$seed $(if $(SEED_ARCH),--arch '$(SEED_ARCH)') --results $(RESULTS)/seeds || exit 1; done
 
 install: $(VENV)/.installed
 
