@@ -15,11 +15,17 @@ examples:
   python -m reports 20260101T120000-ab12             the page of one run, by its id
   python -m reports results/20260101T120000-ab12     the same, by its folder
   python -m reports latest --against RUN             what changed since an earlier run
+  python -m reports compare BASE NEW                 the same as verdicts in the terminal, exit code 1 on a regression
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and print its path; 0 where it was written, 4 with one line of explanation where not."""
+    given_words = list(sys.argv[1:] if arguments is None else arguments)
+    if given_words[:1] == ["compare"]:
+        from reports.comparing import main as compare
+
+        return compare(given_words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m reports",
         description="Write the HTML page of a run: what failed, how fast, how much memory, or what changed.",
@@ -32,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", metavar="DIR", type=Path, default=Path("results"), help="where runs are kept (default: results)"
     )
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(given_words)
     try:
         folder = resolve(given.run, given.results)
         earlier = resolve(given.against, given.results) if given.against else None
