@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from harness.checks.parity import regularisation, with_rates
+from harness.checks.regularisation import regularisation, with_rates
 from harness.randomness import Draw
 from harness.transplant import CEILING, bounded, rowwise, run, transplant
 from harness.workbench import Workbench

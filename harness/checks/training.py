@@ -1,0 +1,134 @@
+"""Train mode against the references: one step, and five."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from harness.checks.comparison import compare, compare_buffers, sensitivity_of
+from harness.checks.regularisation import regularisation, with_rates
+from harness.lifting import LiftFloat32
+from harness.randomness import ControlledRandomness
+from harness.transplant import CEILING, Transplant, load, relative, run, state, transplant
+from harness.workbench import Workbench
+
+
+def check_parity_train(bench: Workbench) -> None:
+    """In train mode, with every random draw controlled: logits, gradients and updated statistics equal."""
+    made = transplant(bench)
+    images = bench.images(4, made.side, seed=5)
+    elements, rates = regularisation(bench, made)
+    got = run(bench, made.subject, images, train=True, elements=elements)
+    sensitivity = None
+    for grafted in made.grafted:
+        reference = with_rates(bench, made, grafted, rates)
+        expected = run(bench, reference.model, images, train=True, elements=elements)
+        if sensitivity is None and not expected.buffers and not got.draws:
+            sensitivity = bench.shared("sensitivity", lambda: None)  # train mode computes what eval mode does
+        sensitivity = sensitivity or sensitivity_of(bench, reference, images, expected, train=True, elements=elements)
+        compare(bench, made, reference, images, got, expected, sensitivity, train=True)
+        compare_buffers(bench, reference, got, expected, sensitivity)
+    reference = with_rates(bench, made, made.grafted[0], rates)
+    for batch, height, width in _train_shapes(bench, made):
+        others = bench.images(batch, height, width, seed=63)
+        got_there = run(bench, made.subject, others, train=True, elements=elements)
+        expected = run(bench, reference.model, others, train=True, elements=elements)
+        compare(bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True)
+    unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
+    for name, buffer in unrecorded.buffers.items():
+        assert relative(buffer, got.buffers[name]) <= CEILING, (
+            f"{bench.who}: in train mode under no_grad {name} is updated differently than with gradients; expected the "
+            "same (statistics are often recalibrated under no_grad)"
+        )
+
+
+def _train_shapes(bench: Workbench, made: Transplant) -> tuple[tuple[int, int, int], ...]:
+    """Batches that a training loop meets besides the usual one: the last of an epoch with one image, a large one, and
+    an odd size.
+
+    The statistics of one image need many places (here sixteen in the last stage), or rounding is amplified a
+    million-fold.
+    """
+    if bench.architecture.patch is not None:
+        return (1, made.side, made.side), (17, made.side, made.side)
+    least = bench.architecture.minimum_size
+    return (1, 4 * least, 4 * least), (17, least, least), (2, least + 43, least + 21)
+
+
+def check_parity_trajectory(bench: Workbench) -> None:
+    """Parameters and statistics after five SGD steps (momentum 0.9, weight decay 1e-4) equal the reference's."""
+    made = transplant(bench)
+    grafted = made.grafted[0]
+    side = made.side if bench.architecture.patch else max(48, bench.architecture.minimum_size)
+    images = [bench.images(3, side, seed=10 + step) for step in range(5)]
+    elements, rates = regularisation(bench, made)
+    reference = with_rates(bench, made, grafted, rates)
+    with _put_back(reference.model), _put_back(made.subject):
+        rate = _train(bench, reference.model, images, None, elements)
+        _train(bench, made.subject, images, rate, elements)
+        expected = state(reference.model)
+        got = grafted.alignment.to_reference(state(made.subject))
+        scales = _scales(expected)
+        errors = {n: relative(got[n], expected[n], scales[n]) for n in expected if n in got}
+    # A step moves the weights by a hundredth of their size, so five steps with momentum 0.9 carry at most a fifth of
+    # what `check_parity_train` grants the gradients.
+    bound = CEILING
+    name, worst = max(errors.items(), key=lambda item: item[1])
+    bench.notes.update(error=worst, bound=bound)
+    subject_names = ", ".join(grafted.alignment.subject_names(name)) or name
+    assert worst <= bound, (
+        f"{bench.who} trains differently from {grafted.title}: after five SGD steps {subject_names} "
+        f"(there {name}) is off by {worst:.1e}; expected at most {bound:.1e} (relative, float64)"
+    )
+
+
+@contextmanager
+def _put_back(model: torch.nn.Module) -> Iterator[None]:
+    """Leave every parameter and floating-point buffer as it was."""
+    kept = {n: t.clone() for n, t in state(model).items()}
+    try:
+        yield
+    finally:
+        load(model, kept)
+
+
+def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Norms, but at least a millionth of the typical one."""
+    norms = {n: t.norm().item() for n, t in tensors.items()}
+    least = 1e-6 * sum(norms.values()) / len(norms)
+    return {n: max(v, least) for n, v in norms.items()}
+
+
+def _train(bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate: float | None, elements: str) -> float:
+    """Take one step per batch. Returns the learning rate: by default one at which the first step changes the weights
+    by a hundredth of their norm."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, fused=True)
+    modes = {m: m.training for m in model.modules()}
+    model.train()
+    for images in batches:
+        optimizer.zero_grad(set_to_none=True)
+        controlled = ControlledRandomness(
+            batch=len(images), elements="identity" if elements == "identity" else "scaled"
+        )
+        with LiftFloat32(), controlled:
+            logits = bench.logits(model, images)
+            targets = torch.arange(len(images)) % logits.shape[1]
+            bench.backward(torch.nn.functional.cross_entropy(logits, targets))
+        if rate is None:
+            length = _norm([p.grad for p in model.parameters() if p.grad is not None])
+            rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
+            optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    for module, training in modes.items():
+        module.training = training
+    for parameter in model.parameters():
+        parameter.grad = None
+    assert rate is not None
+    return rate
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(sum(t.norm().item() ** 2 for t in tensors) ** 0.5)
