@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,9 +138,20 @@ def _graft(
         if not grafted:
             with ControlledRandomness(batch=len(sample)):
                 randomise(model, sample, seed=bench.seed + 1)
+
+        def others(but: Reference = reference) -> Iterator[nn.Module]:
+            for other in bench.family.references():
+                built = other is not but and build_reference(
+                    bench, other, classes, side, convention, channels=sample.shape[1]
+                )
+                if built:
+                    randomise(built.double().eval(), sample, seed=bench.seed + 2)
+                    yield built
+
         try:
             with seeded(bench.seed), LiftFloat32():
-                alignment = align(subject, model, sample[:1], state_dict_map=bench.subject.state_dict_map())
+                names = _names_in(model, bench.subject.state_dict_map(), others, sample[:1])
+                alignment = align(subject, model, sample[:1], state_dict_map=names)
         except AlignmentError as error:
             raise SubjectError(f"{bench.who} against {reference.library} {reference.version}: {error}") from error
         except SubjectError:
@@ -156,6 +167,20 @@ def _graft(
             load(model, alignment.to_reference(state(subject)))
         grafted.append(Grafted(reference=reference, model=model, alignment=alignment, convention=convention))
     return tuple(grafted)
+
+
+def _names_in(
+    model: nn.Module, given: Mapping[str, str] | None, others: Callable[[], Iterable[nn.Module]], sample: Tensor
+) -> Mapping[str, str] | None:
+    """The user's map in this reference's names; it may be written in the names of any one library."""
+    if not given or given.keys() <= model.state_dict().keys():
+        return given
+    for other in others():
+        if given.keys() <= other.state_dict().keys():
+            between = align(other, model, sample)
+            there = ((name, between.subject_names(name)) for name in model.state_dict())
+            return {name: given[names[0]] for name, names in there if len(names) == 1 and names[0] in given}
+    return given
 
 
 def build_reference(
