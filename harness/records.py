@@ -3,7 +3,8 @@
 Schema history
 --------------
 1 : first version
-2 : measurements have memory_format, compile and process; quantities of compiling, predicting, energy and bandwidth
+2 : measurements have memory_format, compile and process; quantities of compiling, predicting, energy, bandwidth and
+    accuracy
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ Quantity = Literal[
     "traffic",
     "bandwidth",
     "energy",
+    "accuracy",
 ]
 UNITS: Mapping[str, str] = {
     "latency": "s",  # of one batch
@@ -53,6 +55,7 @@ UNITS: Mapping[str, str] = {
     "traffic": "byte",  # what the operators of a step read and write, were nothing kept in a cache
     "bandwidth": "byte/s",  # of the machine's memory
     "energy": "J",  # of one batch
+    "accuracy": "1",  # share of the validation images that are classified right, after an epoch
 }
 
 
