@@ -33,7 +33,7 @@ def test_names_of_either_library(names: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_said(tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match="'classifier.weight'"):
+    with pytest.raises(SubjectError, match=r"'classifier\.weight'"):
         find_check("parity_eval", family_of("vit"))(_bench({"classifier.weight": "heads.head.weight"}, tmp_path))
 
 
