@@ -1,0 +1,121 @@
+"""The way into a Ray cluster, and what has to hold before the first task."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from harness.subjects import RequestError, first_line
+from harness.sweep.survey import Facts, differences, node_facts
+
+CONNECT_TIMEOUT = 5.0
+SURVEY_TIMEOUT = 180.0
+"""Seconds; a node that joins may still have to unpack the working directory."""
+LOCAL_STORE = 100 * 1024**2
+"""Bytes of object store on one machine: rows are small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine of the cluster and what it has to give."""
+
+    id: str
+    host: str
+    cpus: float
+    gpus: float
+
+    def slots(self, cpus: float, gpus: float) -> int:
+        """How many tasks of that size it runs at once."""
+        by = [have // need for have, need in ((self.cpus, cpus), (self.gpus, gpus)) if need > 0]
+        return int(min(by)) if by else 1
+
+
+def connect(address: str, *, working_directory: Path | None, environment: Mapping[str, str]) -> None:
+    """Join the cluster at ``address``, or start one on this machine (``local``). Raises RequestError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    runtime: dict[str, Any] = {"env_vars": dict(environment)}
+    if working_directory is not None:
+        runtime["working_dir"] = str(working_directory)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": runtime}
+    if address == "local":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        own: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores, "object_store_memory": LOCAL_STORE}
+        ray.init(address="local", **own, **quiet)
+        return
+    _knock(address)
+    try:
+        ray.init(address=address, **quiet)
+    except Exception as error:  # refused, half up, or of another version: Ray raises many kinds
+        raise RequestError(f"--address {address}: no Ray cluster to join: {first_line(error)}") from None
+
+
+def _knock(address: str) -> None:
+    """Find out soon whether anything listens there: Ray itself asks for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise RequestError(f"--address {address}: expected local, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError(f"--address {address}: nothing answers there: {error}") from None
+
+
+def nodes() -> list[Node]:
+    """The living ones, in an order that is the same on every call."""
+    found = []
+    for row in ray.nodes():  # type: ignore[no-untyped-call]
+        if row["Alive"]:
+            have = row.get("Resources", {})
+            found.append(
+                Node(
+                    id=row["NodeID"], host=row["NodeManagerHostname"], cpus=have.get("CPU", 0), gpus=have.get("GPU", 0)
+                )
+            )
+    return sorted(found, key=lambda node: (node.host, node.id))
+
+
+def check_room(found: Sequence[Node], *, cpus: float, gpus: float) -> None:
+    """Raise RequestError where no node could ever take a task of that size."""
+    if any(node.slots(cpus, gpus) > 0 for node in found):
+        return
+    have = ", ".join(f"{n.host}: {n.gpus:g} GPUs and {n.cpus:g} cores" for n in found) or "no node"
+    raise RequestError(f"--gpus-per-task {gpus:g} --cpus-per-task {cpus:g}: more than any node has; there are {have}")
+
+
+def survey(found: Sequence[Node], *, results_url: str) -> list[Facts]:
+    """Ask every node that can run tasks for its versions, and whether it can write the results.
+
+    Raises RequestError that lists the nodes which differ, or can't write.
+    """
+    ask = ray.remote(num_cpus=0, max_retries=1)(node_facts)
+    asked = {
+        node.host + " " + node.id[:8]: ask.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+        ).remote(results_url)
+        for node in found
+        if node.cpus or node.gpus
+    }
+    answers = {}
+    for name, reference in asked.items():
+        try:
+            answers[name] = ray.get(reference, timeout=SURVEY_TIMEOUT)
+        except Exception as error:  # a node without the harness, or one that doesn't answer
+            raise RequestError(f"node {name} can't run tasks: {type(error).__name__}: {_cause(error)}") from None
+    wrong = differences(answers)
+    if wrong:
+        raise RequestError("; ".join(wrong))
+    return list(answers.values())
+
+
+def _cause(error: Exception) -> str:
+    cause = getattr(error, "cause", None)
+    return first_line(cause if isinstance(cause, BaseException) else error)

@@ -1,0 +1,121 @@
+"""The rows of all workers as one run, and what is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from harness.records import SPEED, CheckRecord, MeasurementRecord, Record
+from harness.store import RunStore, StoreError
+from harness.sweep.task import Case, Task
+
+FAILED = ("failed", "error")
+KINDS: Mapping[str, type[CheckRecord] | type[MeasurementRecord]] = {
+    "check": CheckRecord,
+    "measurement": MeasurementRecord,
+}
+
+
+def record_from(row: Mapping[str, Any]) -> Record:
+    """A record from its row. Raises KeyError, TypeError or ValueError where it is none."""
+    kind = KINDS[row["kind"]]
+    known = {f.name: row[f.name] for f in fields(kind) if f.name in row and f.name != "schema"}
+    return kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
+
+
+class Ledger:
+    """Writes rows as they come. Each says in its details which task it is of and where that ran.
+
+    Measurements wait for the verdict of their test, so that a test which a dying worker left half done leaves nothing
+    when it is done again elsewhere.
+    """
+
+    def __init__(self, store: RunStore, known: Iterable[Record] = ()) -> None:
+        """``known`` are the rows of the interrupted run that is gone on with."""
+        self.store = store
+        self.trouble = ""
+        """What the disk refused; empty where it took everything."""
+        self.failures: dict[str, list[str]] = {}
+        """Failed checks by subject and architecture; benchmarks do not count."""
+        self.outcomes: dict[str, int] = {}
+        self._done: dict[str, set[str]] = {}
+        self._waiting: dict[str, list[MeasurementRecord]] = {}
+        for record in known:
+            self._note(record)
+
+    def missing(self, task: Task) -> Task:
+        """What of a task has no verdict yet."""
+        return task.without(self._done.get(task.key, ()))
+
+    def take(self, task: Task, lines: Iterable[str], placement: Mapping[str, Any]) -> None:
+        """Rows of a task as its process wrote them."""
+        for line in lines:
+            try:
+                record = record_from(json.loads(line))
+            except (KeyError, TypeError, ValueError):
+                continue
+            details = {**record.details, "sweep": task.key, "placement": dict(placement)}
+            record = replace(record, run=self.store.run, details=details)
+            if isinstance(record, MeasurementRecord):
+                self._waiting.setdefault(task.key, []).append(record)
+                continue
+            self.settle(task)
+            self._write(record)
+
+    def settle(self, task: Task) -> None:
+        """Write the measurements that wait, flagged if their subject failed a check on whatever worker."""
+        flag = self.flag(task.owner)
+        for record in self._waiting.pop(task.key, []):
+            own = record.role == "subject" and flag and flag not in record.flag
+            self._write(replace(record, flag="; ".join(filter(None, (flag, record.flag)))) if own else record)
+
+    def drop(self, task: Task) -> None:
+        """Forget the measurements of a test that will be done again."""
+        self._waiting.pop(task.key, None)
+
+    def flag(self, owner: str) -> str:
+        """Why the subject's speed must not be ranked; empty where it may."""
+        failed = self.failures.get(owner, [])
+        return f"failed {', '.join(sorted(set(failed)))}" if failed else ""
+
+    def give_up(self, task: Task, case: Case, why: str, placement: Mapping[str, Any]) -> None:
+        """The row of a test that no worker brought to a verdict."""
+        self._write(
+            CheckRecord(
+                run=self.store.run,
+                suite=task.suite,
+                architecture=task.architecture,
+                subject=task.subject,
+                check=case.check,
+                outcome="error",
+                message=f"{task.architecture} of {task.subject}: no verdict: {why}",
+                reproduce=f"pytest '{case.test}'",
+                test=case.test,
+                details={"sweep": task.key, "placement": dict(placement), "lost": True},
+            )
+        )
+
+    def close(self, tasks: Iterable[Task] = ()) -> None:
+        """The end, or an interruption: what waits is written too."""
+        for task in tasks:
+            self.settle(task)
+        self.store.close()
+
+    def _write(self, record: Record) -> None:
+        self._note(record)
+        try:
+            self.store.append(record)
+        except StoreError as error:
+            self.trouble = str(error)
+
+    def _note(self, record: Record) -> None:
+        if not isinstance(record, CheckRecord):
+            return
+        if record.check.startswith("measured_against_"):  # says who took no part in a benchmark, before its verdict
+            return
+        self._done.setdefault(str(record.details.get("sweep", "")), set()).add(record.test)
+        self.outcomes[record.outcome] = self.outcomes.get(record.outcome, 0) + 1
+        if record.outcome in FAILED and not record.check.startswith(SPEED):
+            self.failures.setdefault(f"{record.subject}:{record.architecture}", []).append(record.check)

@@ -1,0 +1,60 @@
+"""A pytest plugin that writes what was collected: it makes a selection, with everything pytest can select by, a list.
+
+Used as ``python -m pytest -p harness.sweep.listing --collect-only SELECTION``; the file to write is named by the
+environment variable `FILE`. The first row has the options without files and folders; then one row a test, in pytest's
+order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records import SPEED
+from harness.subjects import Subject
+
+FILE = "CONFORMANCE_LISTING"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the list."""
+    target = os.environ.get(FILE)
+    if target:
+        rows = [{"options": _options(session.config)}, *(_row(item) for item in session.items)]
+        Path(target).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _options(config: pytest.Config) -> list[str]:
+    """The command line without what says where the tests are: ids take its place."""
+    places = {str(place) for place in config.option.file_or_dir}
+    return [str(given) for given in config.invocation_params.args if str(given) not in places]
+
+
+def _row(item: pytest.Item) -> dict[str, Any]:
+    callspec = getattr(item, "callspec", None)
+    params = dict(callspec.params) if callspec is not None else {}
+    subject = params.get("subject", params.get("published"))
+    row: dict[str, Any] = {"test": item.nodeid, "suite": Path(str(item.path)).parent.name}
+    skipped = row["skipped"] = item.get_closest_marker("skip") is not None
+    if not isinstance(subject, Subject):
+        return {**row, "subject": "", "architecture": item.path.stem, "check": item.name, "configuration": ""}
+    speed = item.get_closest_marker("speed") is not None
+    setting = str(params.get("setting", params.get("mode", ""))) if speed else ""
+    name = str(params.get("check", params.get("name", getattr(item, "originalname", item.name))))
+    if speed:
+        setting = setting or name.removeprefix("test_")
+        name = SPEED + setting
+    return {
+        **row,
+        "suite": subject.family.name,
+        "subject": subject.label,
+        "architecture": subject.architecture.name,
+        "check": name,
+        "configuration": "" if skipped else setting,  # a benchmark that is not run needs no process of its own
+        "parameters": subject.architecture.parameters,
+    }

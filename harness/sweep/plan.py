@@ -1,0 +1,85 @@
+"""From a selection to a list of tasks that is the same on every start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.subjects import RequestError
+from harness.sweep.listing import FILE
+from harness.sweep.task import CONFORMANCE, OWN, Case, Task
+
+LISTING_TIMEOUT = 600.0
+"""Seconds; the whole of a library takes two minutes."""
+
+
+OURS = ("-p", "harness.sweep.listing", "--collect-only", "-q")
+
+
+def collect(arguments: Sequence[str], directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """What pytest would run for ``arguments``: its options without files and folders, and one row a test.
+
+    Raises RequestError with pytest's own line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "listing.jsonl"
+        command = [sys.executable, "-m", "pytest", *OURS, *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=directory,
+                env={**os.environ, FILE: str(target)},
+                capture_output=True,
+                text=True,
+                timeout=LISTING_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise RequestError(f"listing the tests took more than {LISTING_TIMEOUT:.0f} s") from None
+        if done.returncode not in (0, 5):
+            raise RequestError(_reason(done.stdout + done.stderr) or f"pytest ended with code {done.returncode}")
+        rows = [json.loads(line) for line in target.read_text().splitlines()] if target.is_file() else []
+        if not rows:
+            raise RequestError("the selection is empty: no test is left to run")
+        return list(rows[0]["options"][len(OURS) :]), rows[1:]
+
+
+def _reason(output: str) -> str:
+    """pytest's one line about a request that makes no sense, or the last that it said."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR: ", "E  ", "__main__.py: error: "))]
+    return (errors or lines or [""])[0 if errors else -1].removeprefix("ERROR: ")
+
+
+def plan(rows: Iterable[Mapping[str, Any]], *, repeats: int = 1) -> tuple[Task, ...]:
+    """Tasks of one architecture, subject and configuration each, in the order in which pytest would come to them.
+
+    Tests about a suite's own code go by file. Benchmarks are repeated ``repeats`` times, each time in a process of its
+    own; verdicts are not. Raises RequestError where nothing is selected.
+    """
+    groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["subject"] or not row["skipped"]:  # a skipped test about our own code says nothing worth a process
+            key = (row["suite"], row["subject"] or OWN, row["architecture"], row["configuration"] or CONFORMANCE)
+            groups.setdefault(key, []).append(row)
+    tasks = []
+    for (suite, subject, architecture, configuration), members in groups.items():
+        first = Task(
+            suite=suite,
+            subject=subject,
+            architecture=architecture,
+            configuration=configuration,
+            cases=tuple(Case(test=m["test"], check=m["check"]) for m in members),
+            parameters=max(int(m.get("parameters") or 0) for m in members),
+        )
+        again = repeats if first.measures else 1
+        tasks += [replace(first, repeat=n) for n in range(again)]
+    if not tasks:
+        raise RequestError("the selection is empty: no test is left to run")
+    return tuple(tasks)

@@ -1,0 +1,114 @@
+"""One task as a process of the ordinary suites, its rows handed on as they are written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from harness.store import RECORDS
+from harness.sweep.events import Ended, Event, Rows
+from harness.sweep.task import Task
+
+POLL = 0.2
+"""Seconds between looks at the rows."""
+REFUSED = (3, 4, 5)
+"""pytest's exit codes for an internal error, a request without sense, and no test at all."""
+
+
+def command(task: Task, options: Sequence[str], results: Path) -> list[str]:
+    """The command line of a task: ``options`` are the sweep's, without files and folders.
+
+    Where architectures were chosen by glob, or from a library's list, the one of the task is named instead: a process
+    need not list the whole of a library to run a part.
+    """
+    narrowed = task.leaves_rows and (task.suite == "zoo" or any(o.split("=")[0] == "--arch" for o in options))
+    return [
+        *(sys.executable, "-m", "pytest", "-p", "harness.sweep.leash", "-p", "no:cacheprovider"),
+        *(case.test for case in task.cases),
+        *options,
+        *([f"--arch={task.architecture}"] if narrowed else []),
+        *([f"--process={task.repeat}"] if task.repeat else []),
+        f"--results={results}",
+    ]
+
+
+def run(
+    task: Task,
+    options: Sequence[str],
+    *,
+    directory: Path,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Event]:
+    """Run a task in ``directory``; yields its rows and, last, how it ended. Nothing is left running.
+
+    ``timeout`` seconds are for the whole of it, on top of the ``--timeout`` that each test has.
+    """
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder, tempfile.TemporaryFile() as output:
+        results = Path(folder) / "results"
+        process = subprocess.Popen(
+            command(task, options, results),
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        end, reason, read = time.monotonic() + timeout, "", 0
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL)
+                read, rows = _new_rows(results, read)
+                if rows:
+                    yield rows
+                if time.monotonic() > end:
+                    reason = f"did not come back within --task-timeout ({timeout:g} s): stopped"
+                    break
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        _, rows = _new_rows(results, read)
+        if rows:
+            yield rows
+        output.seek(0)
+        said = output.read().decode("utf-8", "replace")
+    if reason:
+        yield Ended(reason=reason)
+    else:
+        yield Ended(reason=_reason(code, said), failed=code == 1, hopeless=code in REFUSED)
+
+
+def _new_rows(results: Path, read: int) -> tuple[int, Rows | None]:
+    """Whole lines that were written since ``read`` bytes."""
+    for path in results.glob(f"*/{RECORDS}"):
+        with path.open("rb") as file:
+            file.seek(read)
+            fresh = file.read()
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        if whole:
+            return read + len(whole), Rows(lines=tuple(whole.decode().splitlines()))
+    return read, None
+
+
+def _reason(code: int, said: str) -> str:
+    if code in (0, 1):
+        return ""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        more = " (the system's answer to running out of memory, among others)" if name == "SIGKILL" else ""
+        return f"the process died of {name}{more}"
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return f"the process ended with code {code}: {' | '.join(errors or lines[-3:])[-400:] or 'it said nothing'}"
