@@ -7,7 +7,7 @@ SEEDS ?= 50
 SEED_ARCH ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: benchmark test lint types check seeds install install-test clean
+.PHONY: benchmark nightly noise test lint types check seeds install install-test clean
 
 benchmark: install  ## conformance, speed and memory of the default architectures; writes and names the HTML report
 	$(BIN)/python -m pytest suites/ --benchmark --results $(RESULTS)
@@ -33,6 +33,24 @@ check:
 seeds: install-test  ## the conformance of our models under SEEDS (50) different seeds; stops at the first that fails
 	for seed in $$(seq 1 $(SEEDS)); do \
 	$(BIN)/python -m pytest suites -q --seed $$seed $(if $(SEED_ARCH),--arch '$(SEED_ARCH)') --results $(RESULTS)/seeds || exit 1; done
+
+noise: install  ## how far measurements can be trusted on this machine: equal and known unequal work, many times over
+	$(BIN)/python -m harness.measure.noise --results $(RESULTS) $(NOISE)
+
+# Everything, each benchmark in five processes; then the comparison with the last run that was good, and the page.
+NIGHTLY ?= --device auto --hypothesis-profile nightly --modes infer,train --batch-size 1,8,32,auto \
+	--dtype float32,bfloat16,float16 --memory-format contiguous,channels_last --compile none,default --repeats 5
+nightly: install-test  ## the full matrix against the last good run: RESULTS/nightly.md, nightly.xml and nightly-page/
+	@mkdir -p $(RESULTS)/nightly-page; : > $(RESULTS)/nightly.md; good=0; \
+	$(BIN)/python -m pytest suites/ --benchmark --results $(RESULTS) $(NIGHTLY) || good=1; \
+	run=$$(basename $$(dirname $$(ls $(RESULTS)/*/records.jsonl | tail -n 1))); \
+	base=$$(cat $(RESULTS)/last-good 2> /dev/null); \
+	if [ -n "$$base" ] && [ "$$base" != "$$run" ]; then \
+	$(BIN)/python -m reports compare "$$base" "$$run" --results $(RESULTS) --markdown $(RESULTS)/nightly.md \
+	--junit $(RESULTS)/nightly.xml --json $(RESULTS)/nightly.json || good=1; \
+	$(BIN)/python -m reports "$$run" --against "$$base" --results $(RESULTS) --output $(RESULTS)/nightly-page/index.html || good=1; \
+	else $(BIN)/python -m reports "$$run" --results $(RESULTS) --output $(RESULTS)/nightly-page/index.html || good=1; fi; \
+	if [ $$good = 0 ]; then echo "$$run" > $(RESULTS)/last-good; fi; exit $$good
 
 install: $(VENV)/.installed
 
