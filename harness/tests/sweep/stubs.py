@@ -1,0 +1,78 @@
+"""Tasks that take no time and rows that mean nothing, to see what the machinery itself does."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.records import CheckRecord, MeasurementRecord, to_row
+from harness.sweep.engine import Order
+from harness.sweep.events import Ended, Event, Rows, Started
+from harness.sweep.task import Case, Task
+
+
+def tasks(count: int, *, checks: int = 1) -> tuple[Task, ...]:
+    """``count`` tasks of ``checks`` tests each."""
+    return tuple(
+        Task(
+            suite="stub",
+            subject="ours",
+            architecture=f"a{number}",
+            cases=tuple(Case(test=f"t.py::t[a{number}-c{c}]", check=f"c{c}") for c in range(checks)),
+        )
+        for number in range(count)
+    )
+
+
+def verdict(task: Task, case: Case, outcome: str = "passed") -> str:
+    """The line that a test leaves."""
+    record = CheckRecord(
+        run="worker's own",
+        suite=task.suite,
+        architecture=task.architecture,
+        subject=task.subject,
+        check=case.check,
+        outcome=outcome,  # type: ignore[arg-type]
+        test=case.test,
+    )
+    return json.dumps(to_row(record))
+
+
+def sample(task: Task, test: str) -> str:
+    """The line of a measurement."""
+    record = MeasurementRecord(
+        run="worker's own",
+        suite=task.suite,
+        architecture=task.architecture,
+        subject=task.subject,
+        comparison="c",
+        quantity="latency",
+        samples=(1.0,),
+        test=test,
+    )
+    return json.dumps(to_row(record))
+
+
+def order(run: str = "r", *, directory: str = "", cpus: int = 1) -> Order:
+    """What no stub looks at, but for ``directory``."""
+    return Order(options=(), directory=directory, cpus=cpus, gpus=0, timeout=60, run=run)
+
+
+def at_once(task: Task, order: Order) -> Iterator[Event]:
+    """All verdicts without delay."""
+    yield Started(placement={"node": "n", "host": "h"})
+    yield Rows(lines=tuple(verdict(task, case) for case in task.cases))
+    yield Ended()
+
+
+def slowly(task: Task, order: Order) -> Iterator[Event]:
+    """A verdict each quarter of a second; says in ``order.directory`` that it began, and where."""
+    (Path(order.directory) / f"{task.architecture}.{time.monotonic_ns()}").write_text(str(os.getppid()))
+    yield Started(placement={"node": "n", "host": "h"})
+    for case in task.cases:
+        time.sleep(0.25)
+        yield Rows(lines=(verdict(task, case),))
+    yield Ended()
