@@ -16,6 +16,7 @@ from reports.charts import bar_chart, change_chart, heat_chart, implementations,
 from reports.compare import Comparison, compare
 from reports.drawing import Chart
 from reports.families import scaling, scaling_charts
+from reports.fine_tuning import curve_charts, curve_tables, curves
 from reports.frames import Run, load, ratios, speeds
 from reports.mutants import read_strength
 from reports.reading import RunError
@@ -73,6 +74,7 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         skips=outcomes.skips(run.checks),
         checks_csv=csv_address(run.checks.drop(columns="details")),
         tables=sections.speed_tables(ratio_frame, speed_frame),
+        fine_tuning_tables=curve_tables(curves(run)),
         comparison=comparison,
         comparison_tables=sections.comparison_tables(comparison) if comparison else [],
         strength=strength,
@@ -83,6 +85,7 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         samples_csv=_samples_csv(run),
         style=_resource("page.css"),
         script=_resource("page.js"),
+        tables_script=_resource("vendor/dataTables.min.js").replace("</script", "<\\/script"),
         vega=_vega() if drawn else "",
         count=amounts.count,
     )
@@ -127,6 +130,7 @@ def _charts(
     ]
     charts = {"ratios": ratio_charts(ratio_frame, names), "speed": [chart for chart in kept if chart is not None]}
     charts["scaling"] = scaling_charts(scaling(run, speed_frame))
+    charts["fine_tuning"] = curve_charts(curves(run))
     change = change_chart(comparison.speeds) if comparison else None
     charts["change"] = [change] if change else []
     return charts

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from suites.transfer.cached import cache_features
 from suites.transfer.checkpoint import Checkpoint, CheckpointError, load, save
@@ -95,9 +95,13 @@ class Fit:
                 for images, labels in self._batches():
                     self._one(images, labels)
                     if self._stop:
-                        self.save()
-                        return False
-                self._close_epoch()
+                        break
+                if self._step % self.per_epoch == 0:
+                    self._close_epoch()
+                else:
+                    self.save()
+                if self._stop:
+                    return self._step == self.steps
         return True
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,7 +111,8 @@ class Fit:
         count = len(self._train)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=generator).tolist()
         kept = order[done * self.batch_size : self.per_epoch * self.batch_size]
-        yield from DataLoader(torch.utils.data.Subset(self._train, kept), self.batch_size)
+        # A loader draws a seed for its workers: from its own generator, or a resumed run would see other dropout.
+        yield from DataLoader(Subset(self._train, kept), self.batch_size, generator=generator)
 
     def _one(self, images: Tensor, labels: Tensor) -> None:
         start = time.perf_counter()
@@ -156,7 +161,7 @@ class Fit:
         """Share of the validation images whose class has the largest logit, in eval mode."""
         self.tuning.model.eval()
         right = total = 0
-        for images, labels in DataLoader(self._validation, self.batch_size):
+        for images, labels in DataLoader(self._validation, self.batch_size, generator=torch.Generator()):
             right += int((self._forward(images.to(self._device)).argmax(1).cpu() == labels).sum())
             total += len(labels)
         return right / total
