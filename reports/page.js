@@ -1,53 +1,34 @@
 // Sorting, filtering, copying and drawing. Without scripts the page still has every table and every CSV.
 "use strict";
 
-function sortValue(cell) {
-  const given = cell.dataset.sort;
-  if (given !== undefined) return given === "" ? null : Number(given);
-  return cell.textContent.trim();
+// Amounts sort by what they are, not by how they are written; what isn't known stays below, whichever the direction.
+function byAmount(direction) {
+  return (one, other) => {
+    if (one === "" || other === "") return (one === "") - (other === "");
+    return (Number(one) - Number(other)) * direction;
+  };
 }
-
-function sortTable(table, index, ascending) {
-  const body = table.tBodies[0];
-  const rows = Array.from(body.rows);
-  const direction = ascending ? 1 : -1;
-  rows.sort((one, other) => {
-    // What must not be ranked stays below, and what isn't known below what is.
-    const sunk = one.classList.contains("sunk") - other.classList.contains("sunk");
-    if (sunk) return sunk;
-    const [a, b] = [sortValue(one.cells[index]), sortValue(other.cells[index])];
-    if (a === null || b === null) return (a === null) - (b === null);
-    if (typeof a === "number" && typeof b === "number") return a === b ? 0 : (a < b ? -1 : 1) * direction;
-    return String(a).localeCompare(String(b), undefined, { numeric: true }) * direction;
-  });
-  body.append(...rows);
-}
+DataTable.ext.type.order["amount-asc"] = byAmount(1);
+DataTable.ext.type.order["amount-desc"] = byAmount(-1);
 
 function makeSortable(table) {
   const headings = Array.from(table.tHead.rows[0].cells);
-  headings.forEach((heading, index) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...heading.childNodes);
-    heading.append(button);
-    button.addEventListener("click", () => {
-      const ascending = heading.getAttribute("aria-sort") !== "ascending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-      sortTable(table, index, ascending);
-    });
+  const where = (name) => headings.flatMap((cell, index) => (cell.classList.contains(name) ? [index] : []));
+  const rank = where("rank"); // what must not be ranked stays below the rest
+  const sortable = new DataTable(table, {
+    autoWidth: false,
+    paging: false,
+    order: [],
+    orderFixed: { pre: rank.map((index) => [index, "asc"]) },
+    columnDefs: [
+      { targets: where("number"), type: "amount" },
+      { targets: rank, visible: false, searchable: false },
+    ],
+    layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
+    language: { zeroRecords: "No row has these words." },
   });
-}
-
-function makeFilter(input) {
-  const rows = Array.from(document.getElementById(input.dataset.filters).tBodies[0].rows);
-  input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
-    }
-  });
+  const filter = document.querySelector(`input[data-filters="${table.id}"]`);
+  if (filter) filter.addEventListener("input", () => sortable.search(filter.value).draw());
 }
 
 function makeCopy(button) {
@@ -70,21 +51,33 @@ function openTarget() {
   if (target instanceof HTMLDetailsElement) target.open = true;
 }
 
+const breath = () => new Promise((resume) => setTimeout(resume)); // lets the reader's clicks and scrolling in
+
 async function drawCharts() {
-  const specs = JSON.parse(document.getElementById("specs").textContent);
-  const drawn = Object.entries(specs).map(([name, spec]) =>
-    window.vegaEmbed(document.getElementById(`chart-${name}`), spec, {
+  const specs = Object.entries(JSON.parse(document.getElementById("specs").textContent));
+  for (const [name, spec] of specs) {
+    const place = document.getElementById(`chart-${name}`);
+    await window.vegaEmbed(place, spec, {
       renderer: "svg", // text and axes take their colours from the style sheet: light, dark and print alike
-      actions: { export: true, source: false, compiled: false, editor: false },
-    }),
-  );
-  await Promise.all(drawn);
-  document.documentElement.dataset.charts = String(drawn.length);
+      actions: false, // the data is one link away, and the caption says what the drawing shows
+    });
+    // A screen reader gets the figure's caption and data; a nameless symbol per mark would be in its way.
+    place.querySelector("svg").setAttribute("aria-hidden", "true");
+    await breath();
+  }
+  document.documentElement.dataset.charts = String(specs.length);
 }
 
-document.querySelectorAll("table.sortable").forEach(makeSortable);
-document.querySelectorAll("input[data-filters]").forEach(makeFilter);
-document.querySelectorAll("button.copy").forEach(makeCopy);
-window.addEventListener("hashchange", openTarget);
-openTarget();
-drawCharts();
+async function start() {
+  document.querySelectorAll("button.copy").forEach(makeCopy);
+  window.addEventListener("hashchange", openTarget);
+  openTarget();
+  for (const table of document.querySelectorAll("table.sortable")) {
+    makeSortable(table);
+    await breath();
+  }
+  document.documentElement.dataset.ready = "true";
+  await drawCharts();
+}
+
+start();

@@ -21,6 +21,8 @@ from reports.frames import Run, load, ratios, speeds
 from reports.mutants import read_strength
 from reports.reading import RunError
 from reports.tables import csv_address
+from reports.zoo import SUITE as ZOO
+from reports.zoo import sentence, zoo, zoo_charts, zoo_tables
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -57,6 +59,8 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
     ratio_frame, speed_frame = ratios(run), speeds(run)
     state, verdict = outcomes.verdict(run, ratio_frame)
     charts = _charts(run, ratio_frame, speed_frame, comparison)
+    listed = zoo(run, speed_frame)
+    charts["zoo"] = zoo_charts(listed)
     strength, trouble = read_strength(run.folder)
     if strength is not None and len(strength.cells):
         charts["strength"] = [heat_chart(strength.cells, list(strength.mutants["name"]), caption=sections.KILLS)]
@@ -67,7 +71,7 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         state=state,
         verdict=verdict,
         notices=[*run.notices, *([trouble] if trouble else [])],
-        matrices=outcomes.matrices(run.checks),
+        matrices=outcomes.matrices(run.checks[run.checks["suite"] != ZOO]),
         meaning=outcomes.MEANING,
         symbols=outcomes.SYMBOLS,
         findings=outcomes.findings(run.checks),
@@ -75,6 +79,8 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         checks_csv=csv_address(run.checks.drop(columns="details")),
         tables=sections.speed_tables(ratio_frame, speed_frame),
         fine_tuning_tables=curve_tables(curves(run)),
+        zoo_sentence=sentence(listed) if len(listed) else "",
+        zoo_tables=zoo_tables(listed),
         comparison=comparison,
         comparison_tables=sections.comparison_tables(comparison) if comparison else [],
         strength=strength,

@@ -48,6 +48,12 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     csv: str
+
+    @property
+    def has_sunk(self) -> bool:
+        """Whether some rows must stay below the others."""
+        return any(row.sunk for row in self.rows)
+
     """Data address of the frame behind it."""
 
 

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reports.browser import DRAWN, chromium, running, screenshots
 from reports.tests.made_runs import SCRIPT
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DRAWN = "document.documentElement.dataset.charts !== undefined"
-
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on PATH (on Debian: apt-get install chromium), and CHROMIUM names none"
+    chromium() is None, reason="no Chromium on PATH (on Debian: apt-get install chromium), and CHROMIUM names none"
 )
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright (a test extra) isn't installed")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield running
-        running.close()
+    pytest.importorskip("playwright.sync_api", reason="playwright (a test extra) isn't installed")
+    with running() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
@@ -56,7 +41,6 @@ def opened(request: pytest.FixtureRequest, browser: Any, page: Path) -> Iterator
     tab.on("request", lambda asking: asked.append(asking.url))
     tab.goto(page.as_uri())
     tab.wait_for_function(DRAWN, timeout=30_000)
-    tab.screenshot(path=page.with_name(f"screenshot-{request.param}.png"), full_page=True)
     yield tab, console, asked
     context.close()
 
@@ -65,7 +49,6 @@ def test_it_asks_for_nothing_and_complains_of_nothing(opened: tuple[Any, list[st
     _, console, asked = opened
     assert console == []
     assert [address for address in asked if not address.startswith("data:")] == [page.as_uri()]
-    assert page.with_name("screenshot-light.png").stat().st_size > 10_000
 
 
 def test_every_chart_is_drawn(opened: tuple[Any, list[str], list[str]]) -> None:
@@ -87,7 +70,7 @@ def test_sorting_keeps_what_is_not_ranked_below(opened: tuple[Any, list[str], li
     read = "rows => rows.map(r => [r.classList.contains('sunk'), parseFloat(r.cells[5].textContent)])"
     orders = []
     for direction in ("ascending", "descending"):
-        heading.locator("button").press("Enter")  # by keyboard
+        heading.locator("[role=button]").press("Enter")  # by keyboard
         assert heading.get_attribute("aria-sort") == direction
         rows = tab.eval_on_selector_all("#table-ratios tbody tr", read)
         sunk = [flagged for flagged, _ in rows]
@@ -127,3 +110,26 @@ def test_it_reads_without_scripts(browser: Any, page: Path) -> None:
     tab.goto(page.as_uri())
     assert tab.locator("#table-speeds tbody tr").count() > 5
     context.close()
+
+
+def test_no_serious_fault_of_accessibility(opened: tuple[Any, list[str], list[str]]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe (a test extra) isn't installed")
+    tab, _, _ = opened
+    faults = axe.Axe().run(tab).response["violations"]
+    serious = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in serious] == []
+
+
+def test_tables_work_before_all_charts_are_drawn(browser: Any, page: Path) -> None:
+    tab = browser.new_page()
+    tab.goto(page.as_uri(), wait_until="commit")
+    tab.wait_for_function("document.documentElement.dataset.ready === 'true'")
+    assert tab.evaluate("document.documentElement.dataset.charts === undefined")
+    assert tab.locator("#table-ratios th[aria-label], #table-ratios [role=button]").count() > 5
+    tab.close()
+
+
+def test_its_pictures_are_written(browser: Any, page: Path) -> None:
+    pictures = screenshots(page, browser)
+    assert [picture.stem.rsplit("-", 1)[1] for picture in pictures] == ["light", "dark", "narrow"]
+    assert min(picture.stat().st_size for picture in pictures) > 10_000
