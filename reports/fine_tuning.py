@@ -41,7 +41,7 @@ def curves(run: Run) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for row in run.measurements[run.measurements["quantity"] == "accuracy"].to_dict("records"):
         details = row["details"] if isinstance(row["details"], dict) else {}
-        numbers = {n: pd.to_numeric(details.get(n), errors="coerce") for n in NUMBERS}
+        numbers = {n: _number(details.get(n)) for n in NUMBERS}
         recipe = str(details.get("recipe") or row["architecture"])
         rows.append(
             {"data": row["comparison"], "subject": row["subject"], "recipe": recipe, **numbers}
@@ -121,6 +121,10 @@ def curve_tables(frame: pd.DataFrame) -> list[Table]:
             ),
         )
     ]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
 
 
 def _share(value: float) -> str:

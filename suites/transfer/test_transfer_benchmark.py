@@ -17,7 +17,10 @@ SIZES = {"cpu": (4, 96), "cuda": (32, 224)}
 
 @pytest.mark.speed
 def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.FixtureRequest) -> None:
-    """ResNet-50, the recipes in turns (layer-wise decay and later phases do the work of two rates). A bound is missed where the whole 95 % interval lies above it."""
+    """ResNet-50, in turns; layer-wise decay and last phases do the work of two rates.
+
+    A bound is missed where the whole 95 % interval lies above it.
+    """
     import torch
     from torch.nn.functional import cross_entropy
     from torch.utils.data import TensorDataset
