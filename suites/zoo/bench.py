@@ -89,6 +89,7 @@ class ListedBench(Workbench):
 
         def make() -> nn.Module:
             model = self.small_copy().double().eval()
+            self.notes["parameters"] = sum(p.numel() for p in model.parameters())
             enliven(model, seed=self.seed)
             with self._calibration(model), torch.no_grad(), LiftFloat32():
                 self.logits(model, self.images(4, self.small_side(), seed=1))
