@@ -27,7 +27,6 @@ from suites.efficientnet.model import (
     round_filters,
     round_repeats,
 )
-from suites.efficientnet.transfer import replace_classifier
 
 PHI = (0.0, 0.5, 1.0, 2.0, 3.5, 4.75, 5.5, 6.5)
 """Compound coefficients whose equation 3 comes nearest to the published, hand-rounded B0 to B7."""
@@ -164,46 +163,6 @@ def test_same_padding(size: int, kernel: int, stride: int) -> None:
     before = max((outputs - 1) * stride + kernel - size, 0) // 2
     rows = min(kernel - before, size)
     assert out[0, 0, 0, 0].item() == rows * sum(range(1, rows + 1))
-
-
-def test_replaced_classifier_trains_alone() -> None:
-    """Ten classes, everything else frozen: an optimizer step changes the classifier only, statistics aside."""
-    model = tiny()
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    assert replace_classifier(model, 10) is model
-    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["classifier.weight", "classifier.bias"]
-    means = {name: b.clone() for name, b in model.named_buffers() if name.endswith("running_mean")}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    head = model.classifier.weight.clone()
-    logits = model.train()(images(4))
-    assert logits.shape == (4, 10)
-    logits.square().sum().backward()
-    optimizer.step()
-    assert not torch.equal(model.classifier.weight, head)
-    for name, parameter in model.named_parameters():
-        if not name.startswith("classifier."):
-            assert parameter.grad is None
-            assert torch.equal(parameter, before[name])
-    assert all(not torch.equal(dict(model.named_buffers())[name], mean) for name, mean in means.items())
-
-
-def test_held_statistics_stay() -> None:
-    """With the rest in eval mode, as the docstring advises, a training pass changes no buffer."""
-    model = replace_classifier(tiny(), 10).eval()
-    model.classifier.train()
-    before = {name: b.clone() for name, b in model.named_buffers()}
-    model(images(4)).sum().backward()
-    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
-
-
-def test_replacing_keeps_dtype_and_refuses_no_classes() -> None:
-    model = tiny().double()
-    classifier = model.classifier
-    with pytest.raises(ValueError, match="num_classes=0: must be at least 1"):
-        replace_classifier(model, 0)
-    assert model.classifier is classifier
-    assert all(p.requires_grad for p in model.parameters())
-    assert replace_classifier(model, 3).classifier.weight.dtype is torch.float64
 
 
 @pytest.mark.parametrize(
