@@ -10,6 +10,7 @@ import pytest
 
 from harness.checks import BREADTH, check_names, find_check
 from harness.options import MeasurementOptions, add_measurement_options, add_options
+from harness.processes import measurer
 from harness.records import SPEED, CheckRecord, Outcome
 from harness.session import Session
 from harness.store import StoreError
@@ -125,7 +126,7 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench
     """
     subject.close()  # conformance's models take memory that the measurement should not see
     if session.measurement.isolate:
-        return _measure_apart(request, session, subject.subject)
+        return measurer(request, session, subject.subject)
     benchmark = request.getfixturevalue("benchmark")
     from harness.measure.interleave import BudgetError
 
@@ -146,24 +147,6 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench
             pytest.skip(f"not measured: {error}")
         except AssertionError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-
-    return run
-
-
-def _measure_apart(request: pytest.FixtureRequest, session: Session, subject: Subject) -> Callable[..., None]:
-    """`measure` in processes of their own, which run the same test."""
-    from harness.processes import measure_apart
-
-    timeout = request.config.getoption("timeout") or request.config.getini("timeout") or 0
-
-    def run(what: str, *, batch_size: int | None = None, share: float = 1.0) -> None:
-        __tracebackhide__ = True
-        try:
-            skipped = measure_apart(request.node, session, subject, timeout=float(timeout))
-        except AssertionError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        if skipped:
-            pytest.skip(skipped)
 
     return run
 
@@ -209,8 +192,6 @@ def _deselect_done(config: pytest.Config, session: Session, items: list[pytest.I
     done = [i for i in items if i.nodeid in session.done]
     config.hook.pytest_deselected(items=done)
     items[:] = [i for i in items if i.nodeid not in session.done]
-    if done and not any(_subject_of(i) for i in items):
-        pytest.exit(f"--resume {session.measurement.resume}: nothing is missing", returncode=0)
 
 
 def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.Item]) -> None:
@@ -230,6 +211,8 @@ def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.It
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Open the run's folder once it is clear that something will be recorded."""
     kept = session.config.stash[SESSION]
+    if kept.measurement.resume and not any(_subject_of(i) for i in session.items):
+        pytest.exit(f"--resume {kept.measurement.resume}: nothing is missing", returncode=0)
     if session.config.option.collectonly or not any(_subject_of(i) for i in session.items):
         return
     try:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from harness.isolate import Ended, run_isolated
 from harness.records import CheckRecord, MeasurementRecord
 
 if TYPE_CHECKING:
-    import pytest
-
     from harness.session import Session
     from harness.subjects import Subject
 
 
 class ProcessEndedError(RuntimeError):
     """A benchmark's process crashed, hung or took too much memory; the message says who and why."""
+
+
+def measurer(request: pytest.FixtureRequest, session: Session, subject: Subject) -> Callable[..., None]:
+    """What the fixture `measure` is under ``--isolate``: the same test, run in processes of their own."""
+    timeout = request.config.getoption("timeout") or request.config.getini("timeout") or 0
+
+    def run(what: str, *, batch_size: int | None = None, share: float = 1.0) -> None:
+        __tracebackhide__ = True
+        try:
+            skipped = measure_apart(request.node, session, subject, timeout=float(timeout))
+        except AssertionError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if skipped:
+            pytest.skip(skipped)
+
+    return run
 
 
 def measure_apart(item: pytest.Item, session: Session, subject: Subject, *, timeout: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ class Session:
     def validate(self) -> None:
         """Raise RequestError where the request makes no sense."""
         check_patterns(self.patterns, self.families, self.specs)
-        if self.budget <= 0:
+        if not 0 < self.budget < math.inf:
             raise RequestError(f"--budget {self.budget:g}: expected a positive number of seconds")
         for spec in self.specs:
             if not any(given_subjects(spec, f, ()) for f in self.families):

@@ -222,3 +222,90 @@ def test_random_state_and_threads_are_left_alone(measuring: Measuring) -> None:
     run(measuring, Subject(), "train")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+
+
+def test_another_setting_is_measured_and_said(measuring: Measuring, records: list[Record]) -> None:
+    setting = Setting(mode="train", batch_size=3, dtype="bfloat16", memory_format="channels_last", input_size=16)
+    measuring.measure(Pedantic(), Subject(), setting, test_id="t")
+    row = measured(records, "latency")["mine", 0]
+    assert (row.dtype, row.memory_format, row.batch_size, row.input_size) == ("bfloat16", "channels_last", 3, 16)
+    assert row.comparison == "mine:tiny-train-b3-16px-bfloat16-channels_last"
+    assert measured(records, "flops")["mine", 0].details["dtypes"] == ["bfloat16"]
+    peaks = [r for r in records if isinstance(r, MeasurementRecord) and r.quantity == "matmul_peak"]
+    assert [r.dtype for r in peaks] == ["bfloat16"]
+
+
+def test_compiling_is_timed_apart(measuring: Measuring, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "harness.measure.contender._compiled", lambda model, mode: torch.compile(model, backend="aot_eager")
+    )
+    measuring.measure(Pedantic(), Subject(), Setting(mode="infer", compile="default"), test_id="t")
+    compiling = measured(records, "compile_time")["mine", 0]
+    assert compiling.compile == "default"
+    assert compiling.samples[0] > max(measured(records, "latency")["mine", 0].samples)
+    assert measured(records, "time_to_first")["mine", 0].samples[0] > compiling.samples[0]
+
+
+def test_the_largest_batch_is_tried_recorded_and_used(
+    measuring: Measuring, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.measure.session.fitting", lambda work: lambda size: "full" if size > 5 else "")
+    measuring.measure(Pedantic(), Subject(), Setting(mode="infer", batch_size="auto"), test_id="t")
+    largest = measured(records, "largest_batch")
+    assert set(largest) == {("mine", 0), ("good", 0)}
+    assert largest["mine", 0].samples == (5,)
+    assert {"batch_size": 8, "fits": False, "why": "full"} in largest["mine", 0].details["tries"]
+    assert {r.batch_size for r in measured(records, "latency").values()} == {5}
+
+
+def test_not_even_one_image_fits(measuring: Measuring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.measure.session.fitting", lambda work: lambda size: "full")
+    with pytest.raises(SubjectError, match="tiny of mine: --batch-size auto: not even one image fits on cpu"):
+        measuring.measure(Pedantic(), Subject(), Setting(mode="infer", batch_size="auto"), test_id="t")
+
+
+def test_how_it_was_sampled_is_kept(measuring: Measuring, records: list[Record]) -> None:
+    run(measuring, Subject())
+    details = measured(records, "latency")["mine", 0].details
+    assert details["stopped_by"] == "rounds"
+    assert details["precision"] == 0.01
+    assert details["warm_up_rounds"] >= 2
+    assert isinstance(details["disturbed"], list)
+    assert sum(details["disturbed_by"].values()) == len(details["disturbed"])
+
+
+def test_memory_is_broken_down_and_predicted(measuring: Measuring, records: list[Record]) -> None:
+    run(measuring, Subject(), "train")
+    predicted = measured(records, "predicted_memory")["mine", 0]
+    peak = measured(records, "peak_memory")["mine", 0]
+    total = peak.samples[0] + sum(peak.details["resident"].values())
+    assert predicted.samples[0] == pytest.approx(total, rel=0.05)
+    assert peak.details["breakdown"]["optimizer_state"] == 4 * 785_120
+    assert sum(peak.details["breakdown"].values()) == pytest.approx(total, rel=0.05)
+    batches = predicted.details["largest_batch"]
+    assert batches["8 GiB"] < batches["80 GiB"]
+
+
+class Remembers(nn.Module):
+    """Answers from its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.answer: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_meta:
+            return self.net(x)  # type: ignore[no-any-return]
+        if self.answer is None:
+            self.answer = self.net(x)
+        return self.answer
+
+
+def test_what_is_too_fast_to_be_true_is_flagged(measuring: Measuring, records: list[Record]) -> None:
+    facts = run(measuring, Subject(lambda classes: Remembers())).extra_info
+    flags = {r.role: r.flag for r in measured(records, "latency").values()}
+    assert flags["reference"] == ""
+    assert flags["subject"] == facts["flag"]
+    assert "too fast to be true" in flags["subject"]
+    assert "output cached" in flags["subject"]
