@@ -40,9 +40,11 @@ noise: install  ## how far measurements can be trusted on this machine: equal an
 # Everything, each benchmark in five processes; then the comparison with the last run that was good, and the page.
 NIGHTLY ?= --device auto --hypothesis-profile nightly --modes infer,train --batch-size 1,8,32,auto \
 	--dtype float32,bfloat16,float16 --memory-format contiguous,channels_last --compile none,default --repeats 5
+SWEEP_ADDRESS ?= # of a Ray cluster, which then runs it: auto, HOST:PORT or ray://HOST:PORT
+ENGINE = $(if $(strip $(SWEEP_ADDRESS)),harness.sweep --address $(strip $(SWEEP_ADDRESS)) --gpus-per-task 1,pytest)
 nightly: install-test  ## the full matrix against the last good run: RESULTS/nightly.md, nightly.xml and nightly-page/
 	@mkdir -p $(RESULTS)/nightly-page; : > $(RESULTS)/nightly.md; good=0; \
-	$(BIN)/python -m pytest suites/ --benchmark --results $(RESULTS) $(NIGHTLY) || good=1; \
+	$(BIN)/python -m $(ENGINE) suites/ --benchmark --results $(RESULTS) $(NIGHTLY) || good=1; \
 	run=$$(basename $$(dirname $$(ls $(RESULTS)/*/records.jsonl | tail -n 1))); \
 	base=$$(cat $(RESULTS)/last-good 2> /dev/null); \
 	if [ -n "$$base" ] && [ "$$base" != "$$run" ]; then \
