@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reports.amounts import count, ratio
+from reports.layers import LayerTable, layer_table
 from reports.speed import NOT_RANKED
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ LONGEST_MESSAGE = 20_000
 """Characters of a message that the page shows; ``records.jsonl`` has all of it."""
 LONGEST_NAME = 80
 """Characters of a name in a sentence."""
-LAYER_COLUMNS: Mapping[str, str] = {
-    "kind": "kind",
-    "subject": "subject",
-    "reference": "reference",
-    "subject_shape": "subject's shape",
-    "reference_shape": "reference's shape",
-    "subject_hyper": "subject's hyper-parameters",
-    "reference_hyper": "reference's hyper-parameters",
-    "error": "relative error",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +69,7 @@ class Finding:
     message: str
     reproduce: str
     facts: tuple[tuple[str, str], ...]
-    layer_columns: tuple[str, ...]
-    layers: tuple[tuple[str, ...], ...]
+    layers: LayerTable | None
 
 
 def worst(checks: pd.DataFrame) -> pd.DataFrame:
@@ -189,9 +179,7 @@ def _matrix(suite: str, group: pd.DataFrame) -> Matrix:
 def _finding(index: Any, row: Mapping[Any, Any]) -> Finding:
     verb = {"failed": "fails", "error": "could not be judged by", "xfailed": "fails, as expected,"}[row["outcome"]]
     details = dict(row["details"])
-    layers = details.pop("layers", None)
-    rows = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
-    used = [name for name in LAYER_COLUMNS if any(layer.get(name) not in (None, "") for layer in rows)]
+    layers = layer_table(details.pop("layers", None), details.get("deviation"))
     return Finding(
         anchor=f"finding-{index}",
         outcome=row["outcome"],
@@ -199,8 +187,7 @@ def _finding(index: Any, row: Mapping[Any, Any]) -> Finding:
         message=_shortened(row["message"]) or "No message was recorded.",
         reproduce=row["reproduce"],
         facts=tuple((str(key), _shortened(_text(value))) for key, value in details.items()),
-        layer_columns=tuple(LAYER_COLUMNS[name] for name in used),
-        layers=tuple(tuple(_text(layer.get(name)) for name in used) for layer in rows),
+        layers=layers,
     )
 
 
@@ -209,6 +196,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(held)}" for name, held in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

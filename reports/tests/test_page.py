@@ -101,7 +101,10 @@ def test_failures_are_sentences_with_their_line_and_layers(run: Run, page: Path)
     found = findings(run.checks)
     assert [f.outcome for f in found] == ["failed", "error", "failed", "xfailed"]
     assert found[0].sentence == "resnet18 of mine fails the check skip_gradient."
-    assert found[0].layers[1][:3] == ("BatchNorm2d", f"bn1 {SCRIPT}", "stem.bn")
+    layers = found[0].layers
+    assert layers is not None
+    assert layers.rows[1].cells[:3] == ("BatchNorm2d", f"bn1 {SCRIPT}", "stem.bn")
+    assert layers.rows[0].cells[3:] == ("64×3×7×7", "stride 2", "1e-15")
     assert found[0].facts == (("join", "3"), ("error", "0.25"))
     assert "test_conformance[mine-resnet18-skip_gradient]" in page.read_text()
 
