@@ -45,14 +45,16 @@ def zoo(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
     """
     checks = run.checks[(run.checks["suite"] == SUITE) & ~run.checks["check"].str.startswith(SPEED)]
     inference = speeds[(speeds["role"] == "subject") & (speeds["mode"] == "infer")]
-    fastest = inference.drop_duplicates(["subject", "architecture"]).set_index(["subject", "architecture"])
+    fastest = {
+        (row["subject"], row["architecture"]): row
+        for row in inference.drop_duplicates(["subject", "architecture"]).to_dict("records")
+    }
     rows = []
     for (subject, architecture), own in checks.groupby(["subject", "architecture"], sort=False):
         outcomes = own["outcome"]
         wrong = own[outcomes.isin(WRONG)]
         passed = int((outcomes == "passed").sum())
-        key = (subject, architecture)
-        speed: dict[str, Any] = dict(fastest.loc[key]) if key in fastest.index else {}
+        speed = fastest.get((str(subject), str(architecture)), {})
         rows.append(
             {
                 "subject": subject,

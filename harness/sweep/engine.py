@@ -92,7 +92,9 @@ def carry_out(execute: Execute, number: int, task: Task, order: Order, mailbox: 
         if isinstance(event, Ended):
             last = event
         else:
-            ray.get(mailbox.put.remote(number, event))  # waited for: what was sent can't be lost with this worker
+            sent = mailbox.put.remote(number, event)
+            if isinstance(event, Rows):
+                ray.get(sent)  # what has arrived can't be lost with this worker; letters of one sender keep their order
     return last
 
 

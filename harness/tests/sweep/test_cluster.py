@@ -38,7 +38,7 @@ def two_nodes() -> Iterator[Any]:
         yield cluster
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_a_node_killed_in_the_middle_loses_nothing(two_nodes: Any, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_lost_worker_costs_only_the_tests_without_a_verdict(tmp_path: Path) ->
 
 def test_what_ends_its_process_each_time_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:
     def crashes(task: Task, tries: int) -> Sequence[Event]:
-        ok = []
+        ok: list[Event] = []
         for case in task.cases:
             if case.check == "c1":
                 return [HERE, *ok, Ended(reason="the process died of SIGSEGV")]
