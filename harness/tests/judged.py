@@ -77,5 +77,5 @@ def run(folder: Path, *options: str, subjects: dict[str, str] | None = None, sui
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", suite, *given]
     command += ["--results", str(results), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     return Run(code=done.returncode, out=done.stdout + done.stderr, results=results)
