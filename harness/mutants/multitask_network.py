@@ -185,6 +185,40 @@ def batch_of_one(model: Any) -> nn.Module:
     return become(model, Flat)
 
 
+class BoxOfMaximum(Altered):
+    """The box from features that were pooled otherwise."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        features = self.backbone(images)
+        sharper = features * features.abs().sqrt()
+        return Outputs(self.classes(features), self.box(sharper), F.normalize(self.embedding(features), dim=1))
+
+
+@mutant(NETWORK, "The box head reads other features than the class head", check="trunk", evidence=outputs)
+def box_of_other_features(model: Any) -> nn.Module:
+    return become(model, BoxOfMaximum)
+
+
+class DroppedEmbedding(Altered):
+    """Dropout before one head."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        features = self.backbone(images)
+        dropped = F.dropout(features, 0.2, self.training)
+        return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
+
+
+@mutant(
+    NETWORK,
+    "Features are dropped before the embedding's head, in train mode",
+    check="linear_heads",
+    category="stochastic",
+    evidence=outputs,
+)
+def dropout_before_the_embedding(model: Any) -> nn.Module:
+    return become(model, DroppedEmbedding)
+
+
 class Half(nn.Module):
     """Features in half precision on the way to the heads."""
 

@@ -14,7 +14,7 @@ from harness.mutants.recipes import LOSS, NETWORK, PROJECTION, WEIGHTING, multit
 
 
 class DictOfTasks(nn.Module):
-    """All heads as one linear layer, whose output is split; the result is a dict."""
+    """Heads by name; the result is a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,6 +33,24 @@ class DictOfTasks(nn.Module):
 @rewritten(NETWORK, "a dict as result, heads in a ModuleDict in another order, division by the norm")
 def dict_of_tasks() -> nn.Module:
     return DictOfTasks()
+
+
+class OneLayer(nn.Module):
+    """The three heads as one linear layer, whose output is split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = multitask_resnet12().backbone
+        self.heads = nn.Conv2d(512, 142, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        embedding, classes, box = self.heads(self.trunk(x)[:, :, None, None]).flatten(1).split([128, 10, 4], dim=1)
+        return classes, box, F.normalize(embedding, dim=1)
+
+
+@rewritten(NETWORK, "the three heads as one 1x1 convolution whose output is split")
+def one_layer_of_heads() -> nn.Module:
+    return OneLayer()
 
 
 @rewritten(LOSS, "log_softmax, explicit sums, normalised vectors, and torch.where instead of indexing")

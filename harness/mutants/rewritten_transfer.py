@@ -63,7 +63,7 @@ def groups_by_name(model: nn.Module, head: str, *, lr: float = 1e-3, weight_deca
     groups = []
     for name, parameter in model.named_parameters():
         plain = name in norms or name.endswith("bias")
-        rate = lr if name.startswith(head) else 0.1 * lr
+        rate = lr if name.startswith(f"{head}.") else 0.1 * lr
         groups.append({"params": [parameter], "lr": rate, "weight_decay": 0.0 if plain else weight_decay})
     return torch.optim.AdamW(groups)
 
@@ -110,7 +110,7 @@ class Thawing:
 
     def __init__(self, model: nn.Module, head: str) -> None:
         self.model = model
-        prefix = head.split(".")[0]
+        prefix = head.split(".")[0] + "."
         names = [n for n, _ in model.named_parameters()]
         body = [n for n in names if not n.startswith(prefix)]
         parts = list(dict.fromkeys(n.split(".")[0] for n in body))

@@ -55,6 +55,33 @@ def head_by_shape(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: A
     return made
 
 
+@instead(
+    TWO_LEARNING_RATES,
+    "Whatever has a name that begins like the head's is taken for the head's",
+    check="rates",
+    evidence=training,
+)
+def head_by_prefix(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: Any = torch.optim.AdamW) -> Optimizer:
+    prefix = head[:2]
+    own = [p for n, p in model.named_parameters() if n.startswith(prefix)]
+    rest = [p for n, p in model.named_parameters() if not n.startswith(prefix)]
+    made: Optimizer = optimizer([{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}])
+    return made
+
+
+@mutant(
+    FULL_FINE_TUNING,
+    "The learning rate that was asked for is ignored",
+    check="learns",
+    category="training",
+    evidence=training,
+)
+def rate_ignored(tuning: Any) -> Any:
+    for group in tuning.optimizer.param_groups:
+        group["lr"] = 1e-3
+    return tuning
+
+
 @mutant(
     TWO_LEARNING_RATES,
     "Norms and biases are under weight decay",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -115,13 +117,33 @@ def check_task_shapes(bench: Workbench) -> None:
         outputs(bench, live(bench), bench.images(2, 65, 48))
 
 
-def owners(bench: Workbench) -> dict[str, tuple[str, ...]]:
-    """For each parameter, the tasks whose output has a gradient, other than zero, with respect to it."""
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A parameter, or rows of one that heads share as one linear layer, and the tasks that it learns from."""
 
-    def make() -> dict[str, tuple[str, ...]]:
+    name: str
+    tasks: tuple[str, ...]
+    size: int
+    rows: Tensor | None = None
+
+    def of(self, model: nn.Module) -> Tensor:
+        """Its values in ``model``."""
+        parameter = model.get_parameter(self.name).detach()
+        return parameter if self.rows is None else parameter[self.rows]
+
+    def write(self, model: nn.Module, values: Tensor) -> None:
+        """Put ``values`` in its place."""
+        with torch.no_grad():
+            model.get_parameter(self.name)[... if self.rows is None else self.rows] = values
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """All parameters, by the tasks whose output has a gradient, other than zero, with respect to them."""
+
+    def make() -> list[Piece]:
         model = live(bench)
         named = dict(model.named_parameters())
-        found: dict[str, list[str]] = {name: [] for name in named}
+        rows = {n: torch.zeros(len(TASKS), p.shape[0] if p.ndim else 1, dtype=torch.bool) for n, p in named.items()}
         answer = outputs(bench, model, images(bench))
         for task, tensor in answer.items():
             direction = torch.linspace(-1.0, 1.3, tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
@@ -132,34 +154,45 @@ def owners(bench: Workbench) -> dict[str, tuple[str, ...]]:
                 tensor, list(trained.values()), direction, retain_graph=True, allow_unused=True
             )
             for name, gradient in zip(trained, gradients, strict=True):
-                if gradient is not None and gradient.any():
-                    found[name].append(task)
-        return {name: tuple(tasks) for name, tasks in found.items()}
+                if gradient is not None:
+                    rows[name][TASKS.index(task)] = gradient.reshape(rows[name].shape[1], -1).any(1)
+        return [piece for name, reached in rows.items() for piece in _pieces(name, named[name], reached)]
 
-    known: dict[str, tuple[str, ...]] = bench.shared("owners", make)
+    known: list[Piece] = bench.shared("pieces", make)
     return known
+
+
+def _pieces(name: str, parameter: Tensor, reached: Tensor) -> Iterator[Piece]:
+    """``reached`` (tasks, rows): whole where its rows learn alike, else the rows of each task."""
+    tasks = tuple(t for t, row in zip(TASKS, reached, strict=True) if row.any())
+    if len(tasks) > 1 and bool((reached.sum(0) == 1).all()):
+        for task, row in zip(TASKS, reached, strict=True):
+            held = row.nonzero()[:, 0]
+            if len(held):
+                yield Piece(name=name, tasks=(task,), size=parameter[held].numel(), rows=held)
+    else:
+        yield Piece(name=name, tasks=tasks, size=parameter.numel())
 
 
 def check_task_gradients(bench: Workbench) -> None:
     """Every parameter learns from all tasks (the trunk) or from one (its head), and each kind has its known size."""
-    named = dict(live(bench).named_parameters())
-    found = owners(bench)
+    found = pieces(bench)
     facts: Mapping[str, Any] = bench.architecture.facts
-    dead = [n for n, tasks in found.items() if not tasks]
+    dead = [p.name for p in found if not p.tasks]
     assert not dead, f"{bench.who}: no task's gradient reaches {_some(dead)}"
-    partly = [n for n, tasks in found.items() if 1 < len(tasks) < len(TASKS)]
+    partly = [p for p in found if 1 < len(p.tasks) < len(TASKS)]
     assert not partly, (
-        f"{bench.who}: {_some(partly)} learns from {' and '.join(found[partly[0]])} only; expected a parameter to "
-        "belong to one head or to the trunk that all tasks share"
+        f"{bench.who}: {_some([p.name for p in partly])} learns from {' and '.join(partly[0].tasks)} only; "
+        "expected a parameter to belong to one head or to the trunk that all tasks share"
     )
-    sizes = {task: sum(named[n].numel() for n, t in found.items() if t == (task,)) for task in TASKS}
+    sizes = {task: sum(p.size for p in found if p.tasks == (task,)) for task in TASKS}
     for task, size in sizes.items():
         expected = facts["heads"][task]
         assert size == expected, (
             f"{bench.who}: {size:,} parameters learn from {task} alone; expected the {expected:,} of its head, "
             + ("so the trunk does not learn from every task" if size > expected else "so heads share parameters")
         )
-    shared = sum(named[n].numel() for n, tasks in found.items() if len(tasks) == len(TASKS))
+    shared = sum(p.size for p in found if len(p.tasks) == len(TASKS))
     assert shared == facts["shared"], (
         f"{bench.who}: {shared:,} parameters learn from every task; expected the trunk's {facts['shared']:,}"
     )
@@ -167,22 +200,22 @@ def check_task_gradients(bench: Workbench) -> None:
 
 def check_linear_heads(bench: Workbench) -> None:
     """A head's weights times -2: its own output is -2 times what it was (the embedding, being normalised, -1 times),
-    and the others stay bit for bit. So nothing stands behind a head, and no head reads another's output."""
-    model, found = live(bench), owners(bench)
-    named = dict(model.named_parameters())
+    and the others stay as they were. So nothing stands behind a head, and no head reads another's output. In train mode
+    a second pass gives the same: nothing is dropped on the way."""
+    model, found = live(bench), pieces(bench)
     with torch.no_grad():
         before = outputs(bench, model, images(bench))
         for task in TASKS:
-            own = [named[n] for n, tasks in found.items() if tasks == (task,)]
+            own = [p for p in found if p.tasks == (task,)]
             assert own, f"{bench.who}: {task} has no parameters of its own; expected a linear head"
-            kept = [p.clone() for p in own]
+            kept = [p.of(model).clone() for p in own]
             try:
-                for parameter in own:
-                    parameter.mul_(FACTOR)
+                for piece, value in zip(own, kept, strict=True):
+                    piece.write(model, FACTOR * value)
                 after = outputs(bench, model, images(bench))
             finally:
-                for parameter, value in zip(own, kept, strict=True):
-                    parameter.copy_(value)
+                for piece, value in zip(own, kept, strict=True):
+                    piece.write(model, value)
             factor = -1.0 if task == "embedding" else FACTOR
             error = _relative(after[task], factor * before[task])
             assert error < (GUARD if task == "embedding" else ROUNDING), (
@@ -191,9 +224,16 @@ def check_linear_heads(bench: Workbench) -> None:
                 + (" but the normalisation" if task == "embedding" else "")
             )
             for other in TASKS:
-                assert other == task or torch.equal(after[other], before[other]), (
+                assert other == task or _relative(after[other], before[other]) < ROUNDING, (
                     f"{bench.who}: {other} changes with the weights of the {task} head; expected heads that do not meet"
                 )
+        trained = copy.deepcopy(model).train()
+        first, second = (outputs(bench, trained, images(bench)) for _ in range(2))
+        for task in TASKS:
+            error = _relative(second[task], first[task])
+            assert error < GUARD, (
+                f"{bench.who}: in train mode a second pass changes {task} by {error:.1e}; expected nothing random"
+            )
 
 
 def check_embedding_norm(bench: Workbench) -> None:
@@ -210,7 +250,7 @@ def check_embedding_norm(bench: Workbench) -> None:
 
 def check_trunk(bench: Workbench) -> None:
     """With the weights of torchvision's trunk, and the class head as read-out, the class logits are the reference's,
-    in eval mode and in train mode."""
+    in eval mode and in train mode; and the other heads read the same features, the ones that enter the reference's."""
     reference = bench.family.references()[0]
     name = bench.architecture.facts["trunk"]
     with seeded(bench.seed):
@@ -229,12 +269,45 @@ def check_trunk(bench: Workbench) -> None:
     ours.load_state_dict(values, strict=False)
     for mode in ("eval", "train"):
         with torch.no_grad():
-            expected, got = theirs.train(mode == "train")(sample), ours.train(mode == "train")(sample)
+            expected, features = _with_features(theirs.train(mode == "train"), sample)
+            answers = outputs(bench, ours.train(mode == "train").net, sample)
+        got = answers["classes"]
         error = _relative(got, expected)
         assert error < ROUNDING, (
             f"{who}: in {mode} mode, with the same weights, the class logits differ by {error:.1e} (relative, "
             f"float64); expected at most {ROUNDING:.0e}"
         )
+        for task in ("box", "embedding"):
+            wanted = _read_out(bench, ours.net, task, features)
+            off = _relative(answers[task], wanted) if wanted is not None else 0.0
+            assert off < GUARD, (
+                f"{who}: in {mode} mode, with the same weights, {task} is off by {off:.1e} from its head's weights "
+                f"times the pooled features; expected at most {GUARD:.0e}"
+            )
+
+
+def _with_features(reference: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and what enters the last linear layer: (batch, width)."""
+    seen: list[Tensor] = []
+    head = [m for m in reference.modules() if isinstance(m, nn.Linear)][-1]
+    handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        logits = reference(images)
+    finally:
+        handle.remove()
+    return logits, seen[-1]
+
+
+def _read_out(bench: Workbench, model: nn.Module, task: str, features: Tensor) -> Tensor | None:
+    """A task's output from the weights of its head; None where they are no matrix and vector."""
+    outputs_, width = WIDTHS[task], features.shape[1]
+    own = [p for p in pieces(bench) if p.tasks == (task,)]
+    matrices = [p.of(model) for p in own if p.size == outputs_ * width]
+    vectors = [p.of(model) for p in own if p.size == outputs_]
+    if len(matrices) != 1 or len(vectors) != 1:
+        return None
+    out = features @ matrices[0].reshape(outputs_, width).T + vectors[0].reshape(-1)
+    return nn.functional.normalize(out, dim=1) if task == "embedding" else out
 
 
 class _Classes(nn.Module):

@@ -60,22 +60,23 @@ class Backbone:
 
 
 class ConvNet(nn.Module):
-    """Four convolutions with BatchNorm; two stages share a convolution where ``tied``."""
+    """Four convolutions with BatchNorm; two stages share a convolution where ``tied``. The head is ``fc``, and the name
+    of another layer begins so too."""
 
     def __init__(self, *, tied: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
         self.stage1 = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.stage2 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.stage3 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.fc_mix = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, CLASSES)
         if tied:
-            self.stage3[0].weight = self.stage2[0].weight
+            self.fc_mix[0].weight = self.stage2[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, height, width) -> (batch, 5)."""
-        x = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        x = self.fc_mix(self.stage2(self.stage1(self.stem(x))))
         return self.fc(self.pool(x).flatten(1))
 
 
@@ -103,13 +104,13 @@ CONVNET = Backbone(
     name="a plain convolutional network",
     build=ConvNet,
     head="fc",
-    layers=(("stem",), ("stage1",), ("stage2",), ("stage3",), ("fc",)),
+    layers=(("stem",), ("stage1",), ("stage2",), ("fc_mix",), ("fc",)),
 )
 TIED = Backbone(
     name="a network whose second and third stage share a weight",
     build=lambda: ConvNet(tied=True),
     head="fc",
-    layers=(("stem",), ("stage1",), ("stage2", "stage3"), ("fc",)),
+    layers=(("stem",), ("stage1",), ("stage2", "fc_mix"), ("fc",)),
 )
 TORCHVISION_VIT = Backbone(
     name="a small torchvision VisionTransformer",

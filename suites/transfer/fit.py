@@ -43,8 +43,9 @@ class Epoch:
 class Fit:
     """One training: ``run`` goes through the epochs, ``resume`` picks up a checkpoint.
 
-    The phases of a recipe share the steps evenly. ``patience`` epochs without a better accuracy end the training, once
-    the last phase is reached; 0 never does. With ``cached`` the backbone's features are computed once.
+    The phases of a recipe follow each other evenly; the last one begins half way. ``patience`` epochs without a better
+    accuracy end the training, once the last phase is reached; 0 never does. With ``cached`` the backbone's features are
+    computed once.
     """
 
     tuning: FineTuning
@@ -116,8 +117,8 @@ class Fit:
 
     def _one(self, images: Tensor, labels: Tensor) -> None:
         start = time.perf_counter()
-        phases = len(self.tuning.phases)
-        wanted = self._step * phases // self.steps
+        last = len(self.tuning.phases) - 1
+        wanted = min(last, 2 * self._step * last // self.steps)
         while self.tuning.phase < wanted:
             self.tuning.advance()
         self.tuning.model.train()

@@ -11,7 +11,7 @@ import torch
 from harness.workbench import Workbench
 from suites.transfer.backbones import CONVNET, PLAIN, TIED
 from suites.transfer.probe import decays, rates
-from suites.transfer.training import WEIGHT_DECAY, Plan, some
+from suites.transfer.training import LR, WEIGHT_DECAY, Plan, some
 
 EQUAL = 1 + 1e-6
 """Two measured rates are the same up to this factor: they are read off a float64 step, where rounding is 1e-16."""
@@ -55,7 +55,7 @@ def check_groups(bench: Workbench) -> None:
 
 
 def check_learns(bench: Workbench) -> None:
-    """In every phase one step of a plain loop moves every trainable parameter."""
+    """In every phase one step of a plain loop moves every trainable parameter, the head in proportion to ``lr``."""
     for backbone in (*PLAIN, TIED):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
@@ -69,6 +69,20 @@ def check_learns(bench: Workbench) -> None:
                 f"they were: {some(still)}; expected every one to move"
             )
             assert trained, f"{plan.who}: in phase {phase} nothing trains"
+    _assert_rate_acts(bench)
+
+
+def _assert_rate_acts(bench: Workbench) -> None:
+    """The head's rate is in proportion to ``lr``, where the recipe takes it."""
+    asked, quarter = Plan(bench, CONVNET), Plan(bench, CONVNET, lr=LR / 4)
+    if "lr" not in asked.keywords:
+        return
+    fast, slow = rates(asked), rates(quarter)
+    off = [n for n in fast if CONVNET.in_head(n) and not fast[n] / (4 * EQUAL) <= slow[n] <= fast[n] / 4 * EQUAL]
+    assert not off, (
+        f"{asked.who}: with lr={LR} a step moves {off[0]} by {fast[off[0]]:.3g}, with lr={LR / 4} by "
+        f"{slow[off[0]]:.3g}; expected a quarter: the rate that is asked for does not act"
+    )
 
 
 def check_rates(bench: Workbench) -> None:

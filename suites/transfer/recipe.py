@@ -159,12 +159,16 @@ def gradual_unfreezing(
     head: str,
     *,
     lr: float = 1e-3,
-    decay: float = 1 / 2.6,
+    decay: float = 0.7,
     weight_decay: float = 0.0,
     optimizer: OptimizerFactory = torch.optim.AdamW,
     scheduler: SchedulerFactory | None = None,
 ) -> FineTuning:
-    """One phase per layer: the head at ``lr``, then also the layer before it at ``decay`` times that, and so on."""
+    """One phase per layer: the head at ``lr``, then also the layer before it at ``decay`` times that, and so on.
+
+    Howard and Ruder divide by 2.6 from layer to layer of their four; over the ten of a convolutional network that would
+    leave the first ones where they are.
+    """
     layers = layers_of(model, head)
     groups = _groups(model, _decayed(layers, lr, decay), weight_decay)
     phases = [_all(layers[-count:]) for count in range(1, len(layers) + 1)]

@@ -104,8 +104,8 @@ def test_an_unknown_head_lists_the_candidates() -> None:
 
 def test_a_head_that_shares_weights_with_the_backbone_is_refused() -> None:
     model = TIED.model()
-    with pytest.raises(ValueError, match=r"stage3 shares stage2.0.weight with the backbone"):
-        recipes.feature_extraction(model, "stage3")
+    with pytest.raises(ValueError, match=r"fc_mix shares stage2.0.weight with the backbone"):
+        recipes.feature_extraction(model, "fc_mix")
 
 
 def test_replaced_head_keeps_dtype_mode_and_place() -> None:
