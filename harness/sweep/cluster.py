@@ -91,7 +91,7 @@ def check_room(found: Sequence[Node], *, cpus: float, gpus: float) -> None:
     raise RequestError(f"--gpus-per-task {gpus:g} --cpus-per-task {cpus:g}: more than any node has; there are {have}")
 
 
-def survey(found: Sequence[Node], *, results_url: str) -> list[Facts]:
+def survey(found: Sequence[Node], *, results_url: str, cpus: float, gpus: float) -> list[Facts]:
     """Ask every node that can run tasks for its versions, and whether it can write the results.
 
     Raises RequestError that lists the nodes which differ, or can't write.
@@ -100,9 +100,9 @@ def survey(found: Sequence[Node], *, results_url: str) -> list[Facts]:
     asked = {
         node.host + " " + node.id[:8]: ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
-        ).remote(results_url)
+        ).remote(results_url, gpus > 0)
         for node in found
-        if node.cpus or node.gpus
+        if node.slots(cpus, gpus)
     }
     answers = {}
     for name, reference in asked.items():

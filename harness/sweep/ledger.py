@@ -32,8 +32,10 @@ class Ledger:
     when it is done again elsewhere.
     """
 
-    def __init__(self, store: RunStore, known: Iterable[Record] = ()) -> None:
-        """``known`` are the rows of the interrupted run that is gone on with."""
+    def __init__(self, store: RunStore, known: Iterable[Record] = (), *, several_kinds: bool = False) -> None:
+        """``known`` are the rows of the interrupted run that is gone on with. With ``several_kinds`` of device in the
+        cluster a measurement's device says which: only times on the same kind are compared."""
+        self.several_kinds = several_kinds
         self.store = store
         self.trouble = ""
         """What the disk refused; empty where it took everything."""
@@ -59,6 +61,8 @@ class Ledger:
             details = {**record.details, "sweep": task.key, "placement": dict(placement)}
             record = replace(record, run=self.store.run, details=details)
             if isinstance(record, MeasurementRecord):
+                if self.several_kinds and placement.get("kind"):
+                    record = replace(record, device=f"{record.device} ({placement['kind']})")
                 self._waiting.setdefault(task.key, []).append(record)
                 continue
             self.settle(task)

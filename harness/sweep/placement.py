@@ -15,7 +15,7 @@ from typing import Any
 
 def placement(*, node: str, gpus: Sequence[str], cores: Sequence[int]) -> dict[str, Any]:
     """Facts for the records: ``kind`` is what has to be the same for two times to be compared."""
-    names = [_gpu(g) for g in gpus]
+    names = [gpu_facts(g) for g in gpus]
     return {
         "node": node[:12],
         "host": socket.gethostname(),
@@ -28,7 +28,7 @@ def placement(*, node: str, gpus: Sequence[str], cores: Sequence[int]) -> dict[s
 
 
 @cache
-def _gpu(identifier: str) -> tuple[str, str]:
+def gpu_facts(identifier: str) -> tuple[str, str]:
     """Name and driver version of a GPU by its index or UUID; empty where the driver's tool can't say."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "-i", identifier]
     try:

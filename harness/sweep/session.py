@@ -68,7 +68,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
             gpus = given.gpus_per_task
             cpus = given.cpus_per_task or _cores(found, benchmark="--benchmark" in rest, gpus=gpus)
             cluster.check_room(found, cpus=cpus, gpus=gpus)
-            facts = cluster.survey(found, results_url=url)
+            facts = cluster.survey(found, results_url=url, cpus=cpus, gpus=gpus)
             directory = "" if folder is not None else str(ROOT)
             options, tasks = _plan(given, results, arguments, _on_a_worker(directory))
             store = RunStore(results, given.resume or new_run_id(), resume=bool(given.resume))
@@ -85,7 +85,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
                 results_url=url,
             )
             print(f"{len(tasks)} tasks on {len(found)} nodes; records: {store.folder / RECORDS}", flush=True)
-            ledger = Ledger(store, known)
+            ledger = Ledger(store, known, several_kinds=len({f.kind for f in facts}) > 1)
             dispatch = Dispatch(tasks, RayEngine(order), ledger, attempts=given.attempts, watch=Progress())
             why = ""
             try:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.sweep.placement import cpu_name, gpu_facts
+
 MUST_AGREE = ("python", "torch", "torchvision", "timm", "ray")
 
 
@@ -19,12 +21,15 @@ class Facts:
 
     host: str
     versions: Mapping[str, str]
+    kind: str = ""
+    """Name of the device that tasks run on: what has to be the same for two times to be compared."""
     trouble: str = ""
     """Why it can't write the results; empty where it can."""
 
 
-def node_facts(results_url: str) -> Facts:
-    """Run on the node. With a ``results_url`` a file is written there, and removed."""
+def node_facts(results_url: str, gpus: bool) -> Facts:
+    """Run on the node, of whose GPUs (``gpus``) or processor it tells the name. With a ``results_url`` a file is
+    written there, and removed."""
     versions = {"python": platform.python_version()}
     for package in MUST_AGREE[1:]:
         try:
@@ -32,7 +37,8 @@ def node_facts(results_url: str) -> Facts:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "missing"
     trouble = probe(results_url) if results_url else ""
-    return Facts(host=socket.gethostname(), versions=versions, trouble=trouble)
+    kind = gpu_facts("0")[0] if gpus else cpu_name()
+    return Facts(host=socket.gethostname(), versions=versions, kind=kind, trouble=trouble)
 
 
 def probe(url: str) -> str:

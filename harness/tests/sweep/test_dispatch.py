@@ -146,6 +146,16 @@ def test_a_measurement_whose_test_came_to_no_verdict_is_not_kept_twice(tmp_path:
     assert kinds == ["measurement", "check"]
 
 
+def test_in_a_mixed_cluster_a_measurement_says_on_which_kind_of_device(tmp_path: Path) -> None:
+    (task,) = tasks(1)
+    ledger = Ledger(RunStore(tmp_path, "run"), several_kinds=True)
+    ledger.take(task, [sample(task, "x"), verdict(task, task.cases[0])], {"kind": "Fast GPU"})
+    ledger.close()
+    measured = next(iter(read_records(tmp_path / "run" / RECORDS)))
+    assert isinstance(measured, MeasurementRecord)
+    assert measured.device == "cpu (Fast GPU)"
+
+
 def test_tests_of_our_own_code_that_fail_are_said_and_leave_no_row(tmp_path: Path) -> None:
     own = Task(suite="s", subject=OWN, architecture="test_s", cases=(Case(test="s.py::t", check="t"),))
     _, dispatch, rows = sweep(tmp_path, [own], lambda *_: [HERE, Ended(failed=True)])
