@@ -19,9 +19,9 @@ from suites.multitask.network import (
     check_task_gradients,
     check_task_parameters,
     check_task_shapes,
-    check_trunk,
 )
 from suites.multitask.projection import check_head_gradients, check_projected_gradients
+from suites.multitask.trunk import check_trunk
 
 __all__ = [
     "check_absent_task",
