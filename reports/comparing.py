@@ -88,6 +88,8 @@ def _figures(row: Judgement) -> tuple[str, str, str]:
     """Before, after and the change with its interval."""
     if isinstance(row.before, str) or isinstance(row.after, str):
         return str(row.before or "not run"), str(row.after or "not run"), ""
+    if math.isnan(row.before) and math.isnan(row.after):
+        return "", "", ""
     show = {"time": amounts.ratio, "memory": amounts.size, "flops": amounts.flops}.get(row.kind, amounts.number)
     change = amounts.ratio(row.change)
     if not math.isnan(row.low):

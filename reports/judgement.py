@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from reports.compare import compare
+from reports.amounts import count
+from reports.compare import Comparison, compare
 from reports.frames import Run, ratios
 from reports.process_samples import Estimate, between_processes, within_processes
 from reports.reading import RunError
@@ -85,7 +86,8 @@ def judge(before: Run, after: Run) -> list[Judgement]:
         *_amounts(before, after, "flops", "flops"),
         *_amounts(before, after, "parameters", "parameters"),
     ]
-    checks = list(_checks(before, after))
+    found = compare(before, after)
+    checks = list(_checks(found))
     if not rows and all(c.before == "" or c.after == "" for c in checks):
         raise RunError(f"runs {before.id} and {after.id}: no check and no measurement in common")
     return [*checks, *rows]
@@ -204,8 +206,12 @@ def _range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _checks(before: Run, after: Run) -> Iterator[Judgement]:
-    for row in compare(before, after).checks.to_dict("records"):
+def _checks(found: Comparison) -> Iterator[Judgement]:
+    """A row per check that changed, and one for all that did not."""
+    if found.unchanged:
+        what = f"{count(found.unchanged, 'check')} as before"
+        yield Judgement(kind="conformance", suite="", architecture="all", subject="all", what=what, verdict=NOTHING)
+    for row in found.checks.to_dict("records"):
         skipped = {row["before"], row["after"]} == {"passed", "skipped"}  # not run, which is neither right nor wrong
         verdict = UNKNOWN if skipped else str(row["change"])
         yield Judgement(

@@ -52,6 +52,12 @@ def test_a_run_against_itself_changes_nothing(run: Run) -> None:
     assert not [r for r in judge(run, run) if r.changed]
 
 
+def test_conformance_alone_is_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (write_run(tmp_path / name, [check("shapes")]) for name in ("one", "two"))
+    assert command(one, two) == 0
+    assert "1 check as before" in capsys.readouterr().out
+
+
 def test_flagged_subjects_are_not_judged(run: Run, earlier: Run) -> None:
     (row, *_) = [r for r in judge(earlier, run) if r.kind == "time" and r.subject == "mine"]
     assert row.verdict == "cannot tell"
