@@ -53,6 +53,8 @@ class Architecture:
     `Reference.build`; an implementation has to agree with one of them throughout."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is particular to the family (drop rates, coefficients, heads)."""
+    own: bool = True
+    """Whether the suite's own model module has it; else it is judged only where a ``--subject`` brings it."""
     checks: tuple[str, ...] | None = None
     """Names of the checks that apply; None for all shared ones and the family's own properties."""
 

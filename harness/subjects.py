@@ -205,7 +205,8 @@ def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = 
             module=lambda: importlib.import_module(family.model),
         )
         for architecture in family.architectures
-        if (any(architecture.matches(p) for p in patterns) if patterns else everything or architecture.default)
+        if architecture.own
+        and (any(architecture.matches(p) for p in patterns) if patterns else everything or architecture.default)
     ]
 
 

@@ -1,0 +1,58 @@
+"""torchvision's Faster R-CNN over the pyramid P3 to P7, assembled as the reference of the detector suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torchvision.models import resnet18, resnet50
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+TRUNKS = {"detector_resnet18": resnet18, "detector_resnet50": resnet50}
+
+
+def assembled(
+    name: str,
+    num_classes: int,
+    *,
+    width: int = 256,
+    hidden: int = 1024,
+    min_size: int = 800,
+    max_size: int = 1333,
+    size_divisible: int = 128,
+    anchor_sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,)),
+) -> nn.Module:
+    """`FasterRCNN` with the same parts as the suite's detector of that name, with BatchNorm that trains.
+
+    Its anchors' strides come from the padded image's size, so that images are padded to multiples of the last
+    level's stride, 128, unless they are so small that every level where this matters has a single cell.
+    """
+    trunk: Any = TRUNKS[name]()
+    widths = [stage[-1].conv1.in_channels for stage in (trunk.layer2, trunk.layer3, trunk.layer4)]
+    layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
+    pyramid = BackboneWithFPN(trunk, layers, widths, width, extra_blocks=LastLevelP6P7(width, width))
+    return FasterRCNN(
+        pyramid,
+        num_classes=None,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple(tuple(s) for s in anchor_sizes), ((0.5, 1.0, 2.0),) * len(anchor_sizes)
+        ),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2),
+        box_head=TwoMLPHead(width * 49, hidden),
+        box_predictor=_predictor(hidden, num_classes),
+        min_size=min_size,
+        max_size=max_size,
+        size_divisible=size_divisible,
+    )
+
+
+def _predictor(hidden: int, num_classes: int) -> nn.Module:
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+
+    return FastRCNNPredictor(hidden, num_classes)

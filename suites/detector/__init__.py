@@ -1,0 +1,1 @@
+"""A two-stage detector over a feature pyramid: one concept per file, and the evidence about it."""

@@ -1,0 +1,17 @@
+"""Conformance of detectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.plugin import judge
+
+if TYPE_CHECKING:
+    from harness.workbench import Workbench
+
+
+@pytest.mark.filterwarnings("default")  # what a subject warns about is not what it is judged by
+def test_conformance(subject: Workbench, check: str) -> None:
+    judge(subject, check)
