@@ -36,6 +36,11 @@ def _of_library(name: str, source: str) -> Recipe:
     return Recipe(name=name, source=source, own=False, default=False, checks=BEHAVIOUR)
 
 
+def _references() -> tuple[Reference, ...]:
+    """None of the shared kind: the parity checks assemble torchvision's detector from its parts."""
+    return ()
+
+
 FAMILY = Family(
     name="detector",
     architectures=(
@@ -46,6 +51,6 @@ FAMILY = Family(
         _of_library("retinanet_resnet50_fpn", "Lin et al. 2017b (arXiv:1708.02002)"),
     ),
     model="suites.detector.model",
-    references=tuple[Reference, ...],
+    references=_references,
     properties=(*BEHAVIOUR, *STRICT, *PARITY),
 )
