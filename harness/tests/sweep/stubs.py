@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,11 +67,19 @@ def at_once(task: Task, order: Order) -> Iterator[Event]:
     yield Ended()
 
 
-def slowly(task: Task, order: Order) -> Iterator[Event]:
-    """A verdict each quarter of a second; says in ``order.directory`` that it began, and where."""
-    (Path(order.directory) / f"{task.architecture}.{time.monotonic_ns()}").write_text(str(os.getppid()))
-    yield Started(placement={"node": "n", "host": "h"})
+GATE = "gate"
+LIMIT = 120.0
+
+
+def gated(task: Task, order: Order) -> Iterator[Event]:
+    """One verdict, and the others when there is a file `GATE` in ``order.directory``; leaves a file there itself."""
+    import ray
+
+    (Path(order.directory) / f"{task.architecture}.{time.monotonic_ns()}").touch()
+    yield Started(placement={"node": ray.get_runtime_context().get_node_id(), "host": "h"})
+    end = time.monotonic() + LIMIT
     for case in task.cases:
-        time.sleep(0.25)
         yield Rows(lines=(verdict(task, case),))
+        while not (Path(order.directory) / GATE).exists() and time.monotonic() < end:
+            time.sleep(0.05)
     yield Ended()

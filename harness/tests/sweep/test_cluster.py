@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,16 +55,20 @@ def test_a_node_killed_in_the_middle_loses_nothing(two_nodes: Any, tmp_path: Pat
     began.mkdir()
     work = stubs.tasks(8, checks=8)
     here = ray.get_runtime_context().get_node_id()  # the driver's own node may be any: without it there is no sweep
-    victim = next(node for node in two_nodes.worker_nodes if node.node_id != here)
-    killed: list[float] = []
+    names = {row["RayletSocketName"]: row["NodeID"] for row in ray.nodes() if row["NodeID"] != here}
+    victim = next(node for node in two_nodes.worker_nodes if node.raylet_socket_name in names)
+    doomed = names[victim.raylet_socket_name]
+    killed: list[str] = []
 
     def kill_in_the_middle(state: State) -> None:
-        if state.done >= 1 and not killed:
-            killed.append(time.monotonic())
+        there = [f.task.key for f in state.running.values() if f.placement.get("node") == doomed]
+        if there and not killed:
+            killed.extend(there)
             two_nodes.remove_node(victim, allow_graceful=False)
+            (began / stubs.GATE).touch()
 
     store = RunStore(tmp_path, "run")
-    engine = RayEngine(stubs.order(directory=str(began)), execute=stubs.slowly)
+    engine = RayEngine(stubs.order(directory=str(began)), execute=stubs.gated)
     dispatch = Dispatch(work, engine, Ledger(store), watch=kill_in_the_middle)
     dispatch.run()
     assert killed
@@ -74,4 +77,6 @@ def test_a_node_killed_in_the_middle_loses_nothing(two_nodes: Any, tmp_path: Pat
     assert {r.outcome for r in read_records(tmp_path / "run" / RECORDS)} == {"passed"}  # type: ignore[union-attr]
     assert dispatch.state.done == len(work)
     assert dispatch.state.retried >= 1
-    assert len(list(began.iterdir())) == len(work) + dispatch.state.retried
+    again = [sum(path.name.startswith(f"{t.architecture}.") for path in began.iterdir()) for t in work]
+    assert sorted(again)[-1] == 2
+    assert again[[t.key for t in work].index(killed[0])] == 2
