@@ -19,6 +19,7 @@ from reports.families import scaling, scaling_charts
 from reports.fine_tuning import curve_charts, curve_tables, curves
 from reports.frames import Run, load, ratios, speeds
 from reports.mutants import read_strength
+from reports.noise import noise_tables, read_noise
 from reports.reading import RunError
 from reports.tables import csv_address
 from reports.zoo import SUITE as ZOO
@@ -64,13 +65,14 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
     strength, trouble = read_strength(run.folder)
     if strength is not None and len(strength.cells):
         charts["strength"] = [heat_chart(strength.cells, list(strength.mutants["name"]), caption=sections.KILLS)]
+    noise, unread = read_noise(run.folder)
     drawn = [chart for group in charts.values() for chart in group]
     return _template().render(
         run=run,
         title=run.environment.get("started") or run.id,
         state=state,
         verdict=verdict,
-        notices=[*run.notices, *([trouble] if trouble else [])],
+        notices=[*run.notices, *filter(None, (trouble, unread))],
         matrices=outcomes.matrices(run.checks[run.checks["suite"] != ZOO]),
         meaning=outcomes.MEANING,
         symbols=outcomes.SYMBOLS,
@@ -85,6 +87,8 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         comparison_tables=sections.comparison_tables(comparison) if comparison else [],
         strength=strength,
         strength_tables=sections.strength_tables(strength) if strength else [],
+        noise=noise,
+        noise_tables=noise_tables(noise) if noise else [],
         charts=charts,
         specs={chart.name: chart.spec for chart in drawn},
         environment=_environment(run.environment),
