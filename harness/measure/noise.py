@@ -31,6 +31,7 @@ from harness.measure.pytest_benchmark_pairs import back_to_back
 from harness.measure.statistics import clean, noise_floor, paired_ratio, verdict
 from harness.measure.stopping import MOST_ROUNDS, Stopping
 from harness.measure.workload import CLASSES, Inference, random_batch
+from harness.records import MeasurementRecord
 from harness.store import RunStore, new_run_id
 from harness.subjects import family_of, own_subjects
 from harness.workbench import seeded
@@ -209,6 +210,7 @@ def study(number: int, seconds: float, image_size: int | None, say: Callable[[st
         "same": [asdict(t) for t in same],
         "slower_by_3_percent": [asdict(t) for t in three],
         "slower_by_10_percent": [asdict(t) for t in ten],
+        "loop_overhead": max(0.0, overhead.between),
         "back_to_back": {"ratios": pairs, "off_by_over_2_percent": far_pairs},
         "claims": [asdict(c) for c in claims],
     }
@@ -230,6 +232,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = environment(sys.argv, "cpu")
     store.environment(facts)
     found = study(given.comparisons, given.seconds, given.input_size, lambda line: print(line, flush=True))
+    store.append(
+        MeasurementRecord(
+            run=store.run,
+            suite="machine",
+            architecture="loop",
+            subject="cpu",
+            role="machine",
+            comparison="machine",
+            quantity="loop_overhead",
+            samples=(found["loop_overhead"],),
+        )
+    )
     (store.folder / "noise.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     store.environment({**facts, "finished": environment(sys.argv, "cpu")["started"]})
     store.close()
