@@ -104,7 +104,7 @@ def check_task_shapes(bench: Workbench) -> None:
     with torch.device("meta"):
         model = network(bench).eval()
 
-    @examples(0.2)
+    @examples(0.1)
     @given(st.integers(1, 9), st.integers(33, 300), st.integers(33, 300))
     def shapes(batch: int, height: int, width: int) -> None:
         with torch.no_grad():
