@@ -38,6 +38,7 @@ Quantity = Literal[
     "bandwidth",
     "energy",
     "accuracy",
+    "average_precision",
 ]
 UNITS: Mapping[str, str] = {
     "latency": "s",  # of one batch
@@ -56,6 +57,7 @@ UNITS: Mapping[str, str] = {
     "bandwidth": "byte/s",  # of the machine's memory
     "energy": "J",  # of one batch
     "accuracy": "1",  # share of the validation images that are classified right, after an epoch
+    "average_precision": "1",  # of a detector at IoU 0.5, on the validation images, after an epoch
 }
 
 

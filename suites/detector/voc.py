@@ -14,9 +14,9 @@ from suites.detector.annotations import Annotations, Boxes, Category, DataError,
 
 YEARS = ("2007", "2012")
 NAMES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-).split()
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 
 def read_voc(folder: Path, split: str, categories: Sequence[Category] | None = None) -> Annotations:
