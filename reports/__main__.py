@@ -1,54 +1,124 @@
-"""``python -m reports RUN``: the HTML page of a run."""
+"""``python -m reports``: pages, tables and comparisons of runs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from reports.places import brought_here
 from reports.reading import RunError, resolve
 
 EXAMPLES = """\
 examples:
-  python -m reports latest                           the page of the newest run in results/
-  python -m reports 20260101T120000-ab12             the page of one run, by its id
-  python -m reports results/20260101T120000-ab12     the same, by its folder
-  python -m reports latest --against RUN             what changed since an earlier run
+  python -m reports html latest                      the page of the newest run in results/ ("html" may be left out)
+  python -m reports open latest                      the same, shown in the browser
+  python -m reports html RUN --against EARLIER       what changed since an earlier run
   python -m reports compare BASE NEW                 the same as verdicts in the terminal, exit code 1 on a regression
+  python -m reports table RUN --frame ratios         a table in the terminal; --format markdown, csv or latex
+  python -m reports history                          all runs over time: since when, and since which commit
+
+A run is given by its id, its folder, a URL (s3://..., gs://...) or as 'latest'.
 """
+FRAMES = ("checks", "speeds", "ratios", "measurements", "samples")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page and print its path; 0 where it was written, 4 with one line of explanation where not."""
-    given_words = list(sys.argv[1:] if arguments is None else arguments)
-    if given_words[:1] == ["compare"]:
+    """Do what is asked for; 0, 1 where a comparison found a regression, 4 with one line of explanation."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare"]:
         from reports.comparing import main as compare
 
-        return compare(given_words[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m reports",
-        description="Write the HTML page of a run: what failed, how fast, how much memory, or what changed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="a run's id, its folder, or 'latest'")
-    parser.add_argument("--against", metavar="RUN", help="an earlier run to compare with")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="where to write (default: in the run's folder)")
-    parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="where runs are kept (default: results)"
-    )
-    given = parser.parse_args(given_words)
+        return compare(words[1:])
+    if words and words[0] not in ("html", "open", "table", "history") and not words[0].startswith("-"):
+        words.insert(0, "html")
+    given = _parser().parse_args(words)
     try:
-        folder = resolve(given.run, given.results)
-        earlier = resolve(given.against, given.results) if given.against else None
-        from reports.page import write  # pandas and Altair: not for --help or a mistyped run
-
-        print(write(folder, earlier, given.output))
+        if given.command == "history":
+            print(_history(given))
+        elif given.command == "table":
+            print(_table(given))
+        else:
+            print(_page(given))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports",
+        description="What came of runs: what failed, how fast, how much memory, what changed, and since when.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    where: dict[str, Any] = {
+        "metavar": "DIR",
+        "default": "results",
+        "help": "where runs are kept, a folder or URL (default: results)",
+    }
+    for name, says in (("html", "write the page of a run"), ("open", "write it and show it in the browser")):
+        page = commands.add_parser(name, help=says, description=says)
+        page.add_argument("run", metavar="RUN", help="a run's id, its folder or URL, or 'latest'")
+        page.add_argument("--against", metavar="RUN", help="an earlier run to compare with")
+        page.add_argument("--output", metavar="FILE", type=Path, help="where to write (default: in the run's folder)")
+        page.add_argument(
+            "--pictures", action="store_true", help="also screenshots, light, dark and narrow (playwright)"
+        )
+        page.add_argument("--results", **where)
+    commands.add_parser("compare", help="two runs in the terminal, with an exit code", add_help=False)
+    table = commands.add_parser("table", help="print a frame of a run", description="Print a frame of a run.")
+    table.add_argument("run", metavar="RUN", help="a run's id, its folder or URL, or 'latest'")
+    table.add_argument("--frame", choices=FRAMES, default="checks", help="which (default: checks)")
+    table.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
+    table.add_argument("--columns", metavar="NAMES", help="comma-separated; default: all that differ between rows")
+    table.add_argument("--results", **where)
+    history = commands.add_parser("history", help="all runs over time", description="Write the page of all runs.")
+    history.add_argument("--output", metavar="FILE", type=Path, help="where to write (default: history.html in DIR)")
+    history.add_argument("--results", **where)
+    return parser
+
+
+def _page(given: argparse.Namespace) -> str:
+    run, results = brought_here(given.run, given.results)
+    folder = resolve(run, Path(results))
+    earlier = None
+    if given.against:
+        other, others = brought_here(given.against, given.results)
+        earlier = resolve(other, Path(others))
+    from reports.page import write  # pandas and Altair: not for --help or a mistyped run
+
+    page = write(folder, earlier, given.output)
+    made = [page]
+    if given.pictures:
+        from reports.browser import screenshots
+
+        made += screenshots(page)
+    if given.command == "open":
+        webbrowser.open(page.resolve().as_uri())
+    return "\n".join(map(str, made))
+
+
+def _history(given: argparse.Namespace) -> str:
+    from reports.history_page import write_history
+    from reports.timeline import history
+
+    output = given.output or Path("." if "://" in given.results else given.results) / "history.html"
+    return str(write_history(history(given.results), output, given.results))
+
+
+def _table(given: argparse.Namespace) -> str:
+    from reports import frames
+    from reports.printing import printed
+
+    run, results = brought_here(given.run, given.results)
+    frame = getattr(frames, given.frame)(frames.load(run, results))
+    return printed(frame, given.format, given.columns.split(",") if given.columns else None)
 
 
 if __name__ == "__main__":

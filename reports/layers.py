@@ -52,7 +52,8 @@ def _settings(subject: Any, reference: Any) -> tuple[str, bool]:
     """Settings that both share in words; those that differ as "stride 2×2 (reference: 1×1)", in front."""
     if not isinstance(subject, Mapping) or not isinstance(reference, Mapping):
         return _pair(subject, reference, _text)
-    apart, alike = [], []
+    apart: list[str] = []
+    alike: list[str] = []
     for name in dict.fromkeys([*subject, *reference]):
         said, differs = _pair(subject.get(name), reference.get(name), _shape)
         (apart if differs else alike).append(f"{name} {said}")

@@ -27,6 +27,12 @@ function makeSortable(table) {
     layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
     language: { zeroRecords: "No row has these words." },
   });
+  // DataTables announces the direction of the first order, which is the rank's, always ascending.
+  sortable.on("draw", () => {
+    for (const cell of headings) {
+      if (cell.classList.contains("dt-ordering-desc")) cell.setAttribute("aria-sort", "descending");
+    }
+  });
   const filter = document.querySelector(`input[data-filters="${table.id}"]`);
   if (filter) filter.addEventListener("input", () => sortable.search(filter.value).draw());
 }

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -20,13 +17,10 @@ from reports.fine_tuning import curve_charts, curve_tables, curves
 from reports.frames import Run, load, ratios, speeds
 from reports.mutants import read_strength
 from reports.noise import noise_tables, read_noise
-from reports.reading import RunError
+from reports.rendering import fill, save
 from reports.tables import csv_address
 from reports.zoo import SUITE as ZOO
 from reports.zoo import sentence, zoo, zoo_charts, zoo_tables
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 LARGEST_SAMPLES = 1_000_000
 """Bytes of raw samples that the page carries; beyond them it points to ``records.jsonl``."""
@@ -44,15 +38,7 @@ def write(run_folder: str | Path, against: str | Path | None = None, output: str
     comparison = compare(load(Path(against)), run) if against is not None else None
     name = f"report-against-{comparison.before.id}.html" if comparison else "report.html"
     path = Path(output) if output is not None else folder / name
-    content = render(run, comparison).encode("utf-8")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)  # a page that is being read is never half there
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"{path}: {error.strerror or error}") from error
-    return path
+    return save(path, render(run, comparison))
 
 
 def render(run: Run, comparison: Comparison | None = None) -> str:
@@ -67,7 +53,9 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         charts["strength"] = [heat_chart(strength.cells, list(strength.mutants["name"]), caption=sections.KILLS)]
     noise, unread = read_noise(run.folder)
     drawn = [chart for group in charts.values() for chart in group]
-    return _template().render(
+    return fill(
+        "page.html.j2",
+        drawn,
         run=run,
         title=run.environment.get("started") or run.id,
         state=state,
@@ -90,13 +78,8 @@ def render(run: Run, comparison: Comparison | None = None) -> str:
         noise=noise,
         noise_tables=noise_tables(noise) if noise else [],
         charts=charts,
-        specs={chart.name: chart.spec for chart in drawn},
         environment=_environment(run.environment),
         samples_csv=_samples_csv(run),
-        style=_resource("page.css"),
-        script=_resource("page.js"),
-        tables_script=_resource("vendor/dataTables.min.js").replace("</script", "<\\/script"),
-        vega=_vega() if drawn else "",
         count=amounts.count,
     )
 
@@ -162,26 +145,3 @@ def _samples_csv(run: Run) -> str:
     """Raw samples as a CSV address; empty where there are none, or too many for the page."""
     address = csv_address(run.samples) if 0 < len(run.samples) < LARGEST_SAMPLES // 40 else ""
     return address if len(address) <= LARGEST_SAMPLES else ""
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("page.html.j2"))
-
-
-def _resource(name: str) -> str:
-    return files("reports").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    import altair
-    import vl_convert
-
-    version = altair.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]  # v6.1.0 -> 6.1
-    whole = "window.vegaEmbed = vegaEmbed;"
-    bundle: str = vl_convert.javascript_bundle(whole, vl_version=version)
-    return bundle.replace("</script", "<\\/script")
