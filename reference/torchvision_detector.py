@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -15,6 +16,21 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 TRUNKS = {"detector_resnet18": resnet18, "detector_resnet50": resnet50}
+STRIDES = (8, 16, 32, 64, 128)
+
+
+class LevelAnchors(AnchorGenerator):
+    """torchvision's anchors at strides of the levels' own.
+
+    `AnchorGenerator` divides the padded image's size by the level's, which is the level's stride only where all levels
+    divide it.
+    """
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """As torchvision's, whatever ``strides`` it has derived."""
+        own = [[torch.full_like(side, stride) for side in pair] for pair, stride in zip(strides, STRIDES, strict=True)]
+        found: list[Tensor] = super().grid_anchors(grid_sizes, own)
+        return found
 
 
 def assembled(
@@ -25,14 +41,10 @@ def assembled(
     hidden: int = 1024,
     min_size: int = 800,
     max_size: int = 1333,
-    size_divisible: int = 128,
+    size_divisible: int = 32,
     anchor_sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,)),
 ) -> nn.Module:
-    """`FasterRCNN` with the same parts as the suite's detector of that name, with BatchNorm that trains.
-
-    Its anchors' strides come from the padded image's size, so that images are padded to multiples of the last
-    level's stride, 128, unless they are so small that every level where this matters has a single cell.
-    """
+    """`FasterRCNN` with the same parts as the suite's detector of that name, with BatchNorm that trains."""
     trunk: Any = TRUNKS[name]()
     widths = [stage[-1].conv1.in_channels for stage in (trunk.layer2, trunk.layer3, trunk.layer4)]
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
@@ -40,7 +52,7 @@ def assembled(
     return FasterRCNN(
         pyramid,
         num_classes=None,
-        rpn_anchor_generator=AnchorGenerator(
+        rpn_anchor_generator=LevelAnchors(
             tuple(tuple(s) for s in anchor_sizes), ((0.5, 1.0, 2.0),) * len(anchor_sizes)
         ),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2),

@@ -1,88 +1,131 @@
-"""Which layer of a detector is which of the reference, whatever they are called."""
+"""A detector and torchvision's, holding the same weights, whatever the detector's are called."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from harness.subjects import SubjectError
+from harness.lifting import LiftFloat32
+from harness.randomness import ControlledRandomness
+from harness.subjects import SubjectError, first_line
+from harness.transplant import load, state
+from harness.workbench import Workbench
+from reference.alignment import Alignment, AlignmentError, align
+from reference.localise import first_deviation
+from reference.torchvision_detector import assembled
+from reference.weights import randomise
+from suites.detector.bench import CLASSES, build
 
-Key = tuple[object, ...]
-LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 SIDES = (64, 128)
-"""Of an image on which every level of the pyramid has a size of its own."""
+"""Of the images that layers are aligned on."""
+LAST = ("roi_heads.box_predictor", "rpn.head.cls_logits", "rpn.head.bbox_pred")
+"""The reference's layers whose outputs are scores and offsets."""
 
 
-def aligned(who: str, subject: nn.Module, reference: nn.Module) -> list[tuple[str, str]]:
-    """Names of corresponding layers, (subject's, reference's), in the reference's order of execution.
+class Dense(nn.Module):
+    """A detector as a function from a batch of images to one number, which depends on every layer."""
 
-    Layers correspond by the shapes of their parameters, by the sizes of what they put out, and then by order of
-    execution. Raises SubjectError that says what one has and the other has not.
-    """
-    ours, theirs = _executed(subject), _executed(reference)
-    pairs: dict[str, str] = {}
-    for key in {**theirs, **ours}:
-        mine, other = ours.get(key, []), theirs.get(key, [])
-        if len(mine) != len(other):
-            shapes, sizes = key[0], key[1]
-            raise SubjectError(
-                f"{who}: {len(mine)} layers with parameters {shapes} and outputs of {sizes} "
-                f"({', '.join(mine) or 'none'}) "
-                f"where the reference has {len(other)} ({', '.join(other) or 'none'}): different layers, or run on "
-                "other levels"
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (1, 1): the sum of all detections' boxes and scores."""
+        found = self.net(list(images))
+        return torch.stack([f["boxes"].sum() + f["scores"].sum() for f in found]).sum().reshape(1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twins:
+    """``subject`` and ``reference`` with the same weights; names are those of `Dense`."""
+
+    subject: Dense
+    reference: Dense
+    alignment: Alignment
+
+    def own_name(self, reference_name: str) -> str:
+        """The subject's tensor or tensors that hold the reference's ``reference_name``, in words."""
+        return ", ".join(plain(n) for n in self.alignment.subject_names(reference_name)) or plain(reference_name)
+
+    def transplant(self, seed: int) -> None:
+        """The same random values in both: no bias at zero, no norm an identity, scores of many candidates near even."""
+        fill(self.reference, seed)
+        self.share()
+
+    def share(self) -> None:
+        """Give the subject the reference's values."""
+        load(self.subject, self.alignment.to_subject(state(self.reference)))
+
+    def first_difference(self, images: Tensor, bound: float) -> str:
+        """The first layer that differs in use, in words."""
+        try:
+            with LiftFloat32(), ControlledRandomness(batch=len(images)):
+                found = first_deviation(self.subject, self.reference, self.alignment, images, bound=bound)
+        except Exception as error:  # a clause that can't be had must not hide the verdict
+            return f"the layer could not be found ({type(error).__name__}: {first_line(error)})"
+        if found is None or found.subject.startswith("after "):
+            return (
+                "all layers agree: what is made of the heads' outputs differs (decoding, clipping, suppression, "
+                "thresholds)"
             )
-        pairs.update(zip(other, mine, strict=True))
-    return [(pairs[name], name) for names in theirs.values() for name in names]
+        cause = f"; likely cause: {found.cause}" if found.cause else ""
+        return f"first layer that differs: {plain(found.subject)} (there {plain(found.reference)}){cause}"
 
 
-def _executed(model: nn.Module) -> dict[Key, list[str]]:
-    outputs: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-    order: list[str] = []
-
-    def seen(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, given: object, output: Tensor) -> None:
-            if name not in outputs:
-                order.append(name)
-            outputs[name].add(tuple(output.shape[2:]))
-
-        return hook
-
-    modules = {n: m for n, m in model.named_modules() if isinstance(m, LEAVES)}
-    handles = [m.register_forward_hook(seen(n)) for n, m in modules.items()]
-    try:
-        with torch.no_grad():
-            model.eval()([torch.rand(3, *SIDES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))])
-    finally:
-        for handle in handles:
-            handle.remove()
-    found: dict[Key, list[str]] = defaultdict(list)
-    for name in order:
-        shapes = tuple(tuple(p.shape) for p in modules[name].parameters())
-        found[(shapes, tuple(sorted(outputs[name])))].append(name)
-    return found
+def plain(name: str) -> str:
+    """A tensor's name without the wrapper's part."""
+    return name.removeprefix("net.")
 
 
 @torch.no_grad()
-def transplant(subject: nn.Module, reference: nn.Module, pairs: list[tuple[str, str]], seed: int) -> None:
-    """The same random values in both: no bias at zero, no norm an identity, scores of many candidates near even."""
+def fill(model: nn.Module, seed: int) -> None:
+    """Random values for every parameter and statistic of the reference."""
     generator = torch.Generator().manual_seed(seed)
-    for mine, other in pairs:
-        a, b = subject.get_submodule(mine), reference.get_submodule(other)
-        last = other.startswith(("roi_heads.box_predictor", "rpn.head.cls_logits", "rpn.head.bbox_pred"))
-        given = dict(a.state_dict(keep_vars=True))
-        for name, tensor in b.state_dict(keep_vars=True).items():
-            if not tensor.is_floating_point():
-                continue
-            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            if name == "running_var":
-                value = 0.5 + drawn.abs()
-            elif tensor.ndim < 2:
-                value = 0.2 * drawn + (1.0 if isinstance(b, nn.BatchNorm2d) and name == "weight" else 0.0)
-            else:
-                value = drawn * (2.0 / tensor[0].numel()) ** 0.5
-            value = 0.1 * value if last else value
-            tensor.copy_(value)
-            given[name].copy_(value)
+    randomise(model, torch.rand(2, 3, *SIDES, dtype=torch.float64, generator=generator), seed=seed)
+    for name, parameter in model.named_parameters():
+        if plain(name).startswith(LAST):
+            parameter.mul_(0.1)
+
+
+def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32) -> Twins:
+    """Both built for images of a size, with the same weights. Raises SubjectError where layers don't correspond."""
+    subject, reference = _built(bench, min_size, max_size, divisible)
+    made = Twins(
+        subject=subject, reference=reference, alignment=bench.shared("detector_alignment", lambda: _aligned(bench))
+    )
+    made.transplant(bench.seed)
+    return made
+
+
+def _built(bench: Workbench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:
+    subject, widths = build(bench, min_size=min_size, max_size=max_size, divisible=0 if divisible == 32 else divisible)
+    trunk = str(bench.architecture.facts["trunk"])
+    reference = assembled(
+        trunk, CLASSES, min_size=min_size, max_size=max_size, size_divisible=divisible, **widths
+    ).double()
+    return Dense(subject).eval(), Dense(reference).eval()
+
+
+def _aligned(bench: Workbench) -> Alignment:
+    subject, reference = _built(bench, min(SIDES), max(SIDES), 32)
+    fill(reference, bench.seed)
+    sample = torch.rand(1, 3, *SIDES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    try:
+        with LiftFloat32():
+            return align(subject, reference, sample, state_dict_map=_names(bench))
+    except AlignmentError as error:
+        raise SubjectError(f"{bench.who} against torchvision's: {error}") from error
+    except SubjectError:
+        raise
+    except Exception as error:
+        raise SubjectError(
+            f"{bench.who}: in eval mode, on an image of {SIDES}, alignment raised {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _names(bench: Workbench) -> dict[str, str] | None:
+    given = bench.subject.state_dict_map()
+    return {f"net.{a}": f"net.{b}" for a, b in given.items()} if given else None

@@ -14,8 +14,18 @@ BEHAVIOUR = (
     "non_finite_images",
     "degenerate_targets",
 )
-STRICT = ("wrong_targets", "per_class_suppression")
-PARITY = ("parity_detections", "parity_anchors", "parity_losses", "parity_detector_gradients", "parity_detector_steps")
+STRICT = ("wrong_targets", "per_class_suppression", "half_precision_boxes", "frozen_stages", "frozen_norm")
+PARITY = (
+    "parity_detections",
+    "parity_large_offsets",
+    "parity_anchors",
+    "parity_odd_sizes",
+    "parity_large_boxes",
+    "parity_losses",
+    "parity_thresholds",
+    "parity_detector_gradients",
+    "parity_detector_steps",
+)
 
 DETECTOR_RESNET18 = Recipe(
     name="detector_resnet18",
@@ -32,8 +42,18 @@ DETECTOR_RESNET50 = Recipe(
 )
 
 
-def _of_library(name: str, source: str) -> Recipe:
-    return Recipe(name=name, source=source, own=False, default=False, checks=BEHAVIOUR)
+FEW = {
+    "rpn_pre_nms_top_n_train": 100,
+    "rpn_pre_nms_top_n_test": 100,
+    "rpn_post_nms_top_n_train": 100,
+    "rpn_post_nms_top_n_test": 100,
+    "box_batch_size_per_image": 64,
+}
+"""Proposals that torchvision's second stage looks at: a head of four convolutions takes minutes for a thousand."""
+
+
+def _of_library(name: str, source: str, **facts: object) -> Recipe:
+    return Recipe(name=name, source=source, own=False, default=False, checks=BEHAVIOUR, facts=facts)
 
 
 def _references() -> tuple[Reference, ...]:
@@ -46,9 +66,10 @@ FAMILY = Family(
     architectures=(
         DETECTOR_RESNET18,
         DETECTOR_RESNET50,
-        _of_library("fasterrcnn_resnet50_fpn", "Ren et al. 2015 over P2 to P6"),
-        _of_library("fasterrcnn_resnet50_fpn_v2", "Li et al. 2021 (arXiv:2111.11429)"),
-        _of_library("retinanet_resnet50_fpn", "Lin et al. 2017b (arXiv:1708.02002)"),
+        _of_library("fasterrcnn_resnet50_fpn", "Ren et al. 2015 over P2 to P6", settings=FEW),
+        _of_library("fasterrcnn_resnet50_fpn_v2", "Li et al. 2021 (arXiv:2111.11429)", settings=FEW),
+        # It counts classes from 0, without background, and keeps what clipping leaves empty.
+        _of_library("retinanet_resnet50_fpn", "Lin et al. 2017b (arXiv:1708.02002)", first_label=0, keeps_empty=True),
     ),
     model="suites.detector.model",
     references=_references,

@@ -23,6 +23,7 @@ def build(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 0)
     It is narrow where the factory takes ``width`` and ``hidden``. Raises SubjectError.
     """
     keywords: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
+    keywords.update(bench.architecture.facts.get("settings", {}))
     if divisible:
         keywords["size_divisible"] = divisible
     for name in ("weights", "weights_backbone"):

@@ -13,18 +13,26 @@ from suites.detector.behaviour import (
     check_rescaled_boxes,
     check_wrong_targets,
 )
+from suites.detector.frozen import check_frozen_norm, check_frozen_stages, check_half_precision_boxes
 from suites.detector.parity import (
     check_parity_anchors,
     check_parity_detections,
     check_parity_detector_gradients,
     check_parity_detector_steps,
+    check_parity_large_boxes,
+    check_parity_large_offsets,
     check_parity_losses,
+    check_parity_odd_sizes,
+    check_parity_thresholds,
 )
 
 __all__ = [
     "check_degenerate_targets",
     "check_detector_batch",
     "check_detector_interface",
+    "check_frozen_norm",
+    "check_frozen_stages",
+    "check_half_precision_boxes",
     "check_image_sizes",
     "check_images_without_boxes",
     "check_non_finite_images",
@@ -32,7 +40,11 @@ __all__ = [
     "check_parity_detections",
     "check_parity_detector_gradients",
     "check_parity_detector_steps",
+    "check_parity_large_boxes",
+    "check_parity_large_offsets",
     "check_parity_losses",
+    "check_parity_odd_sizes",
+    "check_parity_thresholds",
     "check_per_class_suppression",
     "check_rescaled_boxes",
     "check_wrong_targets",

@@ -1,0 +1,92 @@
+"""Fine-tuning and half precision: what the factory's own keywords, and autocast, must not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from harness.subjects import SubjectError
+from harness.workbench import Workbench
+from suites.detector.behaviour import ANNOTATED, EXACT
+from suites.detector.bench import CLASSES, SMALL, detect, images, losses, ready, target
+
+TRAINABLE = ("trainable", "trainable_backbone_layers", "trainable_layers")
+
+
+def _with(bench: Workbench, **keywords: object) -> nn.Module | None:
+    """A small float64 detector, or None where the factory has no such keywords."""
+    size = {"min_size": 64, "max_size": 128}
+    for extra in (SMALL, {}):
+        try:
+            return bench.build(CLASSES, **size, **extra, **keywords).double()
+        except SubjectError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+    return None
+
+
+def check_frozen_stages(bench: Workbench) -> None:
+    """What is frozen by the factory's keyword stays bit for bit in a training step, running statistics included."""
+    keyword = bench.subject.keyword(TRAINABLE)
+    model = _with(bench, **{keyword: 2}) if keyword else None
+    if model is None:
+        pytest.skip(f"the factory has none of the keywords {', '.join(TRAINABLE)}: nothing is frozen")
+    model.train()
+    held = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert held, f"{bench.who}: {keyword}=2 freezes no parameter"
+    owners = {n.rpartition(".")[0] for n in held}
+    before = {n: t.clone() for n, t in model.state_dict().items() if n in held or n.rpartition(".")[0] in owners}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    found = losses(bench, model, images(bench, (64, 64), (64, 64)), [target(*ANNOTATED)] * 2)
+    bench.backward(torch.stack(list(found.values())).sum())
+    optimizer.step()
+    after = model.state_dict()
+    changed = [n for n, t in before.items() if not torch.equal(after[n], t)]
+    assert not changed, (
+        f"{bench.who}: with {keyword}=2 a training step changes {', '.join(changed[:4])}"
+        f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''} of layers that are frozen"
+    )
+
+
+def check_frozen_norm(bench: Workbench) -> None:
+    """With the same weights, a detector with frozen norms detects what one with BatchNorm does in eval mode."""
+    models = [_with(bench, norm=n) for n in ("batch", "frozen")] if bench.subject.keyword(("norm",)) else []
+    if not models or any(m is None for m in models):
+        pytest.skip("the factory has no keyword norm with the values batch and frozen")
+    learning, frozen = (m.eval() for m in models if m is not None)
+    generator = torch.Generator().manual_seed(bench.seed)
+    with torch.no_grad():
+        for name, buffer in learning.named_buffers():
+            if name.endswith("running_var"):  # small, so that eps shows
+                buffer.copy_(1e-3 * (0.5 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64)))
+    problem = frozen.load_state_dict(learning.state_dict(), strict=False)
+    assert not problem.missing_keys, f"{bench.who}: with norm='frozen' there are also {problem.missing_keys[:4]}"
+    features = []
+    for model in (learning, frozen):
+        kept: list[torch.Tensor] = []
+        first = next(m for m in model.modules() if "BatchNorm" in type(m).__name__)
+        handle = first.register_forward_hook(lambda m, given, output, k=kept: k.append(output.clone()))
+        detect(bench, model, images(bench, (64, 64)))
+        handle.remove()
+        features.append(kept[0])
+    off = float((features[1] - features[0]).norm() / features[0].norm())
+    assert off <= EXACT, (
+        f"{bench.who}: the first norm with norm='frozen' differs from BatchNorm in eval mode by {off:.2g} with the "
+        "same statistics; is eps the same?"
+    )
+
+
+def check_half_precision_boxes(bench: Workbench) -> None:
+    """Under autocast to bfloat16 boxes are decoded in float32: a coordinate above 256 has steps of 2 px in bfloat16."""
+    model = ready(bench, min_size=96, max_size=192).float()
+    given = [image.float() for image in images(bench, (96, 160))]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = detect(bench, model, given)
+    boxes = found["boxes"]
+    assert boxes.dtype == torch.float32, f"{bench.who}: under autocast boxes are {boxes.dtype}; expected float32"
+    rounded = (boxes == boxes.bfloat16().float()).float().mean()
+    assert not len(boxes) or rounded < 0.9, (
+        f"{bench.who}: under autocast {float(rounded):.0%} of the boxes' coordinates are those of bfloat16; expected "
+        "decoding in float32"
+    )
