@@ -140,6 +140,7 @@ def verify(annotations: Annotations, *, decode: bool | None = None) -> None:
 
 
 def _check_ends(annotations: Annotations, index: int) -> None:
+    """Decodes only what doesn't end as its format does."""
     file = annotations.files[index]
     height, width = annotations.sizes[index]
     try:
@@ -153,6 +154,6 @@ def _check_ends(annotations: Annotations, index: int) -> None:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{file}: can't be read as an image ({str(error).splitlines()[0]})") from error
     if (kind == "JPEG" and b"\xff\xd9" not in end) or (kind == "PNG" and b"IEND" not in end):
-        raise DataError(f"{file}: is cut short")
+        decoded(file)  # cut short, or whole with something behind its end
     if size != (width, height):
         raise DataError(f"{file}: is {size[0]}x{size[1]} pixels, annotated as {width}x{height}")

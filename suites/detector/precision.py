@@ -63,7 +63,8 @@ def detections(
 
 def average_precision(pairs: Iterable[Pair]) -> dict[str, float]:
     """The twelve figures by torchmetrics' names, from 0 to 1; -1 where nothing of the size is annotated."""
-    metric = MeanAveragePrecision(backend="faster_coco_eval")
+    # The pairs are of all processes already: torchmetrics would wait for the others, which don't come here.
+    metric = MeanAveragePrecision(backend="faster_coco_eval", sync_on_compute=False)
     wanted = ("boxes", "labels", "iscrowd", "area")
     for found, target in pairs:
         metric.update([found], [{name: target[name] for name in wanted}])
