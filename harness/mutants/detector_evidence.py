@@ -25,6 +25,8 @@ def small_detector(
     min_size: int = 800,
     max_size: int = 1333,
     size_divisible: int = 32,
+    norm: str = "batch",
+    trainable: int = 5,
 ) -> Detector:
     """The suite's detector with narrow heads."""
     return detector_resnet18(
@@ -34,6 +36,8 @@ def small_detector(
         min_size=min_size,
         max_size=max_size,
         size_divisible=size_divisible,
+        norm=norm,
+        trainable=trainable,
     )
 
 
@@ -71,7 +75,7 @@ def detections(side: int = 64, divisible: int = 32, given: Callable[[], Sequence
     return measure
 
 
-def _losses(model: Any, boxes: list[list[float]]) -> dict[str, Tensor]:
+def losses_of(model: Any, boxes: list[list[float]]) -> dict[str, Tensor]:
     torch.manual_seed(0)
     target = {
         "boxes": torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
@@ -82,7 +86,7 @@ def _losses(model: Any, boxes: list[list[float]]) -> dict[str, Tensor]:
 
 def losses(pair: Pair) -> float:
     """Of any loss in train mode."""
-    ours, theirs = (_losses(m, BOXES) for m in pair_of(pair))
+    ours, theirs = (losses_of(m, BOXES) for m in pair_of(pair))
     return max(difference(theirs[k].detach(), v.detach()) for k, v in ours.items())
 
 
@@ -92,7 +96,7 @@ def loss_gradients(pair: Pair) -> float:
     for boxes in (BOXES, []):
         grads = []
         for model in pair_of(pair):
-            torch.stack(list(_losses(model, boxes).values())).sum().backward()
+            torch.stack(list(losses_of(model, boxes).values())).sum().backward()
             grads.append({n: p.grad for n, p in model.named_parameters()})
         for name, grad in grads[0].items():
             other = grads[1].get(name)
@@ -105,7 +109,7 @@ def statistics(pair: Pair) -> float:
     """Of any buffer after one step in train mode."""
     ours, theirs = pair_of(pair)
     for model in (ours, theirs):
-        _losses(model, BOXES)
+        losses_of(model, BOXES)
     named = dict(theirs.named_buffers())
     return max(difference(named[n].double(), b.double()) for n, b in ours.named_buffers())
 
