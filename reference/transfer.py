@@ -40,7 +40,8 @@ class _Piece:
         if self.index is not None:
             flat[self.index] = values.reshape(self.index.shape).to(flat.dtype)
         else:
-            flat.as_strided(self.size, self.stride, flat.storage_offset() + self.offset).copy_(values.reshape(self.size))
+            there = flat.as_strided(self.size, self.stride, flat.storage_offset() + self.offset)
+            there.copy_(values.reshape(self.size))
 
 
 def _in_order(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
