@@ -35,6 +35,10 @@ MUTANTS = (
     "transfer_rates",
     "multitask_network",
     "multitask_losses",
+    "detector_definition",
+    "detector_training",
+    "detector_detection",
+    "detector_pooling",
 )
 REWRITINGS = (
     "rewritten_resnet",
@@ -42,6 +46,7 @@ REWRITINGS = (
     "rewritten_vit",
     "rewritten_transfer",
     "rewritten_multitask",
+    "rewritten_detector",
 )
 
 

@@ -11,22 +11,37 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from harness.mutants import detector_evidence as evidence
-from harness.mutants.detector_evidence import DETECTOR, detections, images
+from harness.mutants.detector_evidence import DETECTOR, detections, images, pair_of
 from harness.mutants.evidence import Pair, difference
 from harness.mutants.mutant import mutant
 from harness.mutants.surgery import become
 from suites.detector import heads as own_heads
 from suites.detector.anchors import STRIDES, AnchorGenerator
-from suites.detector.box_coder import BoxCoder
+from suites.detector.box_coder import LARGEST, BoxCoder
 from suites.detector.fpn import FeaturePyramid
 from suites.detector.heads import BoxHeads
 from suites.detector.model import Detector
 from suites.detector.transform import Batcher
 
 Targets = Sequence[dict[str, Tensor]]
-NOT_PADDED = detections(117, 1, lambda: images(75, 117))
-LARGE = detections(512, 32, lambda: images(512, 512)[:1])
 PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
+
+
+def not_padded(pair: Pair) -> float:
+    """Of detections on an image of 58 x 117 as it is; one where it is refused."""
+    try:
+        return detections(117, 1, lambda: images(58, 117))(pair)
+    except RuntimeError:
+        return 1.0
+
+
+def large_boxes(pair: Pair) -> float:
+    """Of what is read for boxes of 100, 300 and 480 px."""
+    boxes = torch.tensor([[4.0, 6.0, 4.0 + side, 6.0 + side] for side in (100, 300, 480)], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    levels = [torch.randn(1, 16, 512 // s, 512 // s, generator=generator, dtype=torch.float64) for s in STRIDES[:3]]
+    ours, theirs = (m.roi_heads.pooled(levels, [boxes]) for m in pair_of(pair))  # type: ignore[union-attr,operator]
+    return difference(theirs, ours)
 
 
 class DoubledPyramid(FeaturePyramid):
@@ -41,7 +56,7 @@ class DoubledPyramid(FeaturePyramid):
     "Each level is doubled, whatever the next one's size: odd sizes don't add up",
     check="parity_odd_sizes",
     category="size",
-    evidence=NOT_PADDED,
+    evidence=not_padded,
 )
 def scale_factor_two(model: Any) -> nn.Module:
     become(model.fpn, DoubledPyramid)
@@ -68,7 +83,7 @@ class ImageStrides(AnchorGenerator):
     "Strides are the image's size over the level's, which is the level's own only for some sizes",
     check="parity_odd_sizes",
     category="size",
-    evidence=NOT_PADDED,
+    evidence=not_padded,
 )
 def strides_from_the_image(model: Any) -> nn.Module:
     become(model.rpn.anchors, ImageStrides)
@@ -130,7 +145,7 @@ def one_sample_per_cell(model: Any) -> nn.Module:
     "Proposals are read from one level too coarse",
     check="parity_large_boxes",
     category="size",
-    evidence=LARGE,
+    evidence=large_boxes,
 )
 def coarser_level(model: Any) -> nn.Module:
     return _pooling(model, shift=1)
@@ -148,7 +163,7 @@ class AlwaysFinest(Pooling):
     "All proposals are read from P3, however large",
     check="parity_large_boxes",
     category="size",
-    evidence=LARGE,
+    evidence=large_boxes,
 )
 def finest_level_only(model: Any) -> nn.Module:
     become(model.roi_heads, AlwaysFinest)
@@ -159,7 +174,7 @@ class Uncut(BoxCoder):
     """Lets wide boxes be as wide as asked for."""
 
     def decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
-        limit = 4 * max(self.weights)
+        limit = LARGEST * self.weights[2]
         cut = super().decode(offsets, anchors)
         wide = (offsets[..., 2] > limit)[..., None]
         middle = (cut[..., :2] + cut[..., 2:]) / 2
@@ -170,7 +185,7 @@ def with_large_offsets(pair: Pair) -> float:
     """Of the boxes decoded from an offset of ten."""
     anchors = torch.tensor([[10.0, 10.0, 20.0, 20.0]], dtype=torch.float64)
     offsets = torch.tensor([[0.0, 0.0, 50.0, 1.0]], dtype=torch.float64)
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in evidence.pair_of(pair))  # type: ignore[union-attr,operator]
+    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
     return difference(theirs, ours)
 
 
@@ -212,7 +227,7 @@ def half_boxes(pair: Pair) -> float:
     """Of boxes decoded from bfloat16 offsets."""
     anchors = torch.tensor([[1000.0, 10.0, 1021.0, 37.0]])
     offsets = torch.tensor([[0.3, 0.1, 0.2, 0.1]]).bfloat16()
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in evidence.pair_of(pair))  # type: ignore[union-attr,operator]
+    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
     return difference(theirs, ours)
 
 
@@ -285,7 +300,7 @@ def wide_images_refused(model: Any) -> nn.Module:
 
 
 def _refused(pair: Pair) -> float:
-    correct, faulty = evidence.pair_of(pair, 512)
+    correct, faulty = pair_of(pair, 512)
     correct.eval()(images(96, 500)[:1])
     try:
         faulty.eval()(images(96, 500)[:1])

@@ -1,0 +1,120 @@
+"""Correct detectors in other forms than ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from harness.mutants.detector_evidence import DETECTOR
+from harness.mutants.mutant import rewriting, rewritten
+from harness.mutants.surgery import become
+from reference.torchvision_detector import assembled
+from suites.detector.fpn import FeaturePyramid
+from suites.detector.model import Detector
+from suites.detector.rpn import RPNHead
+from suites.detector.targets import check_images, check_targets
+
+
+class LateralsFirst(FeaturePyramid):
+    """All laterals, then the top-down path, then the smoothing from fine to coarse."""
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        rows = [layer(f) for f, layer in zip(features, self.laterals, strict=True)]
+        for index in reversed(range(len(rows) - 1)):
+            height, width = rows[index].shape[-2:]
+            coarse = rows[index + 1]
+            y = torch.arange(height) * coarse.shape[-2] // height
+            x = torch.arange(width) * coarse.shape[-1] // width
+            rows[index] = rows[index] + coarse[:, :, y][..., x]
+        levels = [smooth(row) for smooth, row in zip(self.smoothings, rows, strict=True)]
+        levels.append(self.p6(levels[-1]))
+        return [*levels, self.p7(levels[-1].clamp(min=0))]
+
+
+@rewriting(DETECTOR, "laterals first; upsampling by indexing")
+def laterals_first(model: Any) -> nn.Module:
+    become(model.fpn, LateralsFirst)
+    return model
+
+
+class OffsetsFirst(RPNHead):
+    """Offsets before objectness, and both put in order by torchvision's function."""
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = [], []
+        for level in levels:
+            hidden = torch.relu(self.conv(level))
+            moved = self.offsets(hidden)
+            score, move = concat_box_prediction_layers([self.objectness(hidden)], [moved])
+            logits.append(score.view(len(level), -1))
+            offsets.append(move.view(len(level), -1, 4))
+        return logits, offsets
+
+
+@rewriting(DETECTOR, "offsets before objectness")
+def offsets_first(model: Any) -> nn.Module:
+    become(model.rpn.head, OffsetsFirst)
+    return model
+
+
+class Checked(nn.Module):
+    """torchvision's detector behind a check of what it is given, and boxes that stay in float32."""
+
+    def __init__(self, num_classes: int, **settings: Any) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.inner = assembled("detector_resnet18", num_classes, **settings)
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        check_images(images)
+        if self.training:
+            check_targets(targets, [(i.shape[1], i.shape[2]) for i in images], self.num_classes)
+        with torch.autocast("cpu", enabled=False):
+            return self.inner(list(images), targets)
+
+
+@rewritten(DETECTOR, "torchvision's Faster R-CNN behind our check of targets, without autocast")
+def assembled_by_torchvision(
+    num_classes: int = 91,
+    *,
+    width: int = 16,
+    hidden: int = 32,
+    min_size: int = 800,
+    max_size: int = 1333,
+    size_divisible: int = 32,
+) -> nn.Module:
+    return Checked(
+        num_classes, width=width, hidden=hidden, min_size=min_size, max_size=max_size, size_divisible=size_divisible
+    )
+
+
+class Renamed(nn.Module):
+    """Ours with other names, in another order."""
+
+    def __init__(self, given: Detector) -> None:
+        super().__init__()
+        self.second_stage, self.first_stage, self.neck, self.trunk = (
+            given.roi_heads,
+            given.rpn,
+            given.fpn,
+            given.backbone,
+        )
+        self.prepare = given.transform
+        self.whole = [given]  # in a list, so that it is no submodule
+
+    def train(self, mode: bool = True) -> Renamed:
+        super().train(mode)
+        self.whole[0].train(mode)
+        return self
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        return self.whole[0](images, targets)
+
+
+@rewriting(DETECTOR, "other names, in another order")
+def renamed(model: Any) -> nn.Module:
+    return Renamed(model)
