@@ -80,7 +80,8 @@ class BoxHeads(nn.Module):
 
     def pooled(self, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
         """(all proposals, width, 7, 7), each read from the level that fits its size."""
-        boxes = torch.cat(list(proposals)).to(levels[0].dtype)
+        dtype = torch.promote_types(levels[0].dtype, torch.float32)  # a coordinate has 8 bits in bfloat16
+        boxes = torch.cat(list(proposals)).to(dtype)
         image = torch.cat([boxes.new_full((len(p), 1), number) for number, p in enumerate(proposals)])
         rois = torch.cat([image, boxes], dim=1)
         which = level_of(torch.cat(list(proposals)), len(levels))
@@ -88,7 +89,7 @@ class BoxHeads(nn.Module):
         for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
             place = torch.where(which == number)[0]
             places.append(place)
-            parts.append(roi_align(level, rois[place], SIDE, 1 / stride, sampling_ratio=2))
+            parts.append(roi_align(level.to(dtype), rois[place], SIDE, 1 / stride, sampling_ratio=2).to(level.dtype))
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     @torch.no_grad()
