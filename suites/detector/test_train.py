@@ -63,7 +63,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 def test_overfits_four_images(tmp_path: Path) -> None:
     write(tmp_path, "coco", train=4, val=1, side=64, seed=3)
     annotations = read(f"coco:{tmp_path}", "train")
-    made = training(tmp_path, tmp_path / "run", replace(SMALL, width=32, hidden=64, roi_samples=32), **OVERFIT)
+    made = training(tmp_path, tmp_path / "run", replace(SMALL, width=32, hidden=64, roi_samples=64), **OVERFIT)
     made.validation = DetectionImages(annotations)
     losses: list[float] = []
     made.on_step = lambda done, steps, loss: losses.append(loss)
@@ -75,7 +75,7 @@ def test_overfits_four_images(tmp_path: Path) -> None:
     assert made.history[-1].figures["map_50"] > 0.9
 
 
-OVERFIT = {"epochs": 200, "batch_size": 4, "rate": 0.08, "warmup": 10, "drops": (160,)}
+OVERFIT = {"epochs": 360, "batch_size": 4, "rate": 0.08, "warmup": 10, "drops": (320,)}
 
 
 @pytest.mark.parametrize("at", [3, 4, 6])
