@@ -85,12 +85,12 @@ class BoxHeads(nn.Module):
         image = torch.cat([boxes.new_full((len(p), 1), number) for number, p in enumerate(proposals)])
         rois = torch.cat([image, boxes], dim=1)
         which = level_of(torch.cat(list(proposals)), len(levels))
-        parts, places = [], []
+        pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], SIDE, SIDE)
         for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=False)):
             place = torch.where(which == number)[0]
-            places.append(place)
-            parts.append(roi_align(level.to(dtype), rois[place], SIDE, 1 / stride, sampling_ratio=2).to(level.dtype))
-        return torch.cat(parts)[torch.cat(places).argsort()]
+            aligned = roi_align(level.to(dtype), rois[place], SIDE, 1 / stride, sampling_ratio=2)
+            pooled[place] = aligned.to(level.dtype)
+        return pooled
 
     @torch.no_grad()
     def sampled(
