@@ -15,7 +15,7 @@ from harness.measure.conditions import undisturbed
 from harness.measure.interleave import Rounds, rounds_within
 from harness.measure.memory import MeterError, meter_for
 from harness.measure.statistics import RatioEstimate, paired_ratio
-from harness.records import MeasurementRecord, Record
+from harness.records import MeasurementRecord, Mode, Record
 
 MOST_ROUNDS = 60
 
@@ -65,6 +65,7 @@ def compare(
     input_size: int,
     record: Callable[[Record], None],
     test: str,
+    mode: Mode = "train",
 ) -> Comparison:
     """Time all ``steps`` round by round in random order, through pytest-benchmark, and record each; the last one is the
     reference. Raises BudgetError where ``budget`` seconds have no room for two rounds."""
@@ -81,7 +82,7 @@ def compare(
         rounds = Rounds(steps, clock_for(place))
         planned = min(MOST_ROUNDS, rounds_within(budget, rounds.warm_up(budget / 2)))
         rounds.plan(planned)
-        benchmark.group = f"{architecture} {suite} step"
+        benchmark.group = f"{architecture} {suite} {mode}"
         benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=rounds.after, rounds=planned, iterations=1)
     rounds.trim()
     for name in names:
@@ -92,7 +93,7 @@ def compare(
             "subject": name,
             "role": "reference" if name == names[-1] else "subject",
             "comparison": test,
-            "mode": "train",
+            "mode": mode,
             "device": device,
             "batch_size": batch_size,
             "input_size": input_size,

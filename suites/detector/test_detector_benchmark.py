@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from harness.records import Mode
     from harness.session import Session
 
 SIZES = {"cpu": (1, 256), "cuda": (4, 800)}
@@ -16,7 +17,7 @@ SIZES = {"cpu": (1, 256), "cuda": (4, 800)}
 
 @pytest.mark.speed
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.FixtureRequest, mode: str) -> None:
+def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.FixtureRequest, mode: Mode) -> None:
     """Not slower, and at most 2 % more memory; a bound is missed where the whole 95 % interval lies beyond it."""
     import torch
     from torch import nn
@@ -66,6 +67,7 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
             input_size=side,
             record=session.record,
             test=request.node.nodeid,
+            mode=mode,
         )
     except BudgetError as error:
         pytest.skip(f"not measured: {error}")
