@@ -213,7 +213,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     kept = session.config.stash[SESSION]
     if kept.measurement.resume and not any(_subject_of(i) for i in session.items):
         pytest.exit(f"--resume {kept.measurement.resume}: nothing is missing", returncode=0)
-    if session.config.option.collectonly or not any(_subject_of(i) for i in session.items):
+    if session.config.option.collectonly or not any(_records(i) for i in session.items):
         return
     try:
         kept.open_store()
@@ -230,6 +230,13 @@ def _subject_of(item: pytest.Item) -> Subject | None:
     params = _params(item)
     found = params.get("subject", params.get("published"))
     return found if isinstance(found, Subject) else None
+
+
+def _records(item: pytest.Item) -> bool:
+    """Whether it is a subject's, or a benchmark without one that will be run and keeps rows through `session`."""
+    names = getattr(item, "fixturenames", ())
+    timed = item.get_closest_marker("speed") is not None and bool(item.config.getoption("--benchmark"))
+    return _subject_of(item) is not None or (timed and "session" in names)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

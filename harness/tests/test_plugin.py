@@ -142,6 +142,25 @@ def test_tests_of_the_suites_own_code_are_not_about_a_subject(tmp_path: Path) ->
     assert all("test_resnet.py::test_conformance[right:resnet18-" in x or "benchmark" in x for x in listed), listed
 
 
+def test_a_benchmark_without_a_subject_keeps_its_rows_too(tmp_path: Path) -> None:
+    (tmp_path / "test_alone.py").write_text(
+        "import pytest\nfrom harness.records import MeasurementRecord\n\n\n"
+        "@pytest.mark.speed\ndef test_alone(session, benchmark):\n    benchmark.pedantic(int, rounds=2)\n"
+        "    session.record(MeasurementRecord(run=session.run, suite='detector', architecture='detector_resnet50',\n"
+        "        subject='ours', role='subject', mode='infer', device='cpu', batch_size=1, input_size=64,\n"
+        "        quantity='latency', samples=(1.0, 2.0), comparison='x', test='x'))\n"
+    )
+    alone = ("-p", "harness.plugin", "-c", str(ROOT / "pyproject.toml"))
+    skipped = run(tmp_path, *alone, suite=str(tmp_path / "test_alone.py"))
+    assert skipped.code == pytest.ExitCode.OK, skipped.out
+    assert not skipped.results.exists(), "a benchmark that is skipped opens no folder"
+    done = run(tmp_path, *alone, "--benchmark", suite=str(tmp_path / "test_alone.py"))
+    assert done.code == pytest.ExitCode.OK, done.out
+    assert [(r["quantity"], r["samples"]) for r in done.rows] == [("latency", [1.0, 2.0])]
+    assert f"records: {done.folder / 'records.jsonl'}" in done.out
+    assert (done.folder / "report.html").is_file(), done.out
+
+
 def test_a_subject_that_hangs_fails_once_and_is_left_alone(tmp_path: Path) -> None:
     sleeping = "import time\n\n\ndef resnet18(num_classes=1000):\n    time.sleep(100)\n"
     # The correct subject needs about 3 s for its first check on one slow core, which pays for torch's imports.
