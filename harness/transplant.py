@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
-from harness.noise import noise
+from harness.noise import beside_noise
 from harness.randomness import ControlledRandomness, Draw
 from harness.subjects import SubjectError, first_line
 from harness.workbench import CLASSES, Workbench, seeded
@@ -134,7 +134,6 @@ def _graft(
         model = build_reference(bench, reference, classes, side, convention, channels=sample.shape[1])
         if model is None:
             continue
-        model = model.double().eval()
         if not grafted:
             with ControlledRandomness(batch=len(sample)):
                 randomise(model, sample, seed=bench.seed + 1)
@@ -145,7 +144,7 @@ def _graft(
                     bench, other, classes, side, convention, channels=sample.shape[1]
                 )
                 if built:
-                    randomise(built.double().eval(), sample, seed=bench.seed + 2)
+                    randomise(built, sample, seed=bench.seed + 2)
                     yield built
 
         try:
@@ -192,8 +191,12 @@ def build_reference(
     *,
     channels: int = 3,
     rates: Mapping[str, float] | None = None,
+    device: str = "cpu",
 ) -> nn.Module | None:
-    """The library's model of the architecture with undefined weights, or None where it has none."""
+    """The library's model of the architecture in float64 and eval mode, or None where it has none.
+
+    Its weights are undefined; they have storage only where ``device`` is not "meta".
+    """
     size = {"image_size": side} if bench.architecture.patch else {}
     if channels != 3:
         size["in_channels"] = channels
@@ -202,9 +205,11 @@ def build_reference(
             model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **(rates or {}))
     except KeyError:
         return None
-    model.to_empty(device="cpu")
-    for buffer in model.buffers():
-        buffer.zero_()
+    model.double().eval()
+    if device != "meta":
+        model.to_empty(device=device)
+        for buffer in model.buffers():
+            buffer.zero_()
     return model
 
 
@@ -245,8 +250,12 @@ def run(
     elements: str = "scaled",
     element_level: float = 0.5,
     gradients: bool = True,
+    backward: bool = True,
 ) -> Outcome:
-    """One forward and backward pass with every random draw controlled. The model's state and mode are put back."""
+    """One forward and backward pass with every random draw controlled. The model's state and mode are put back.
+
+    Without ``backward`` the pass is forward only, though recorded; without ``gradients`` it is under no_grad.
+    """
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     mode = {module: module.training for module in model.modules()}
     images = images.clone().requires_grad_(gradients)
@@ -260,13 +269,13 @@ def run(
     try:
         with torch.set_grad_enabled(gradients), LiftFloat32(), randomness:
             logits = bench.logits(model, images, classes)
-            if gradients:
+            if gradients and backward:
                 model.zero_grad(set_to_none=True)
                 bench.backward(logits, cotangent(bench, logits))
         return Outcome(
             logits=logits.detach(),
             input_gradient=None if images.grad is None else images.grad.detach(),
-            gradients={n: p.grad for n, p in model.named_parameters()} if gradients else {},
+            gradients={n: p.grad for n, p in model.named_parameters()} if gradients and backward else {},
             buffers={n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()},
             draws=tuple(randomness.draws),
         )
@@ -294,7 +303,8 @@ def perturbed(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     old = {}
     for name, parameter in model.named_parameters():
         old[name] = parameter.detach().clone()
-        parameter.mul_(noise(parameter, generator).mul_(PERTURBATION).add_(1))
+        for part, drawn in beside_noise(parameter, generator):
+            part.mul_(drawn.mul(PERTURBATION).add_(1))
     return old
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
-from harness.noise import noise
+from harness.noise import beside_noise
 from harness.transplant import CEILING, bounded, load, perturbed, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
@@ -111,12 +111,13 @@ def check_no_cache(bench: Workbench) -> None:
     )
     saved = {n: t.clone() for n, t in state(model).items()}
     generator = torch.Generator().manual_seed(bench.seed + 26)
-    moved = {n: t * noise(t, generator).mul_(0.02).exp_() for n, t in saved.items()}
-    load(model, moved)
+    for tensor in state(model).values():
+        for part, drawn in beside_noise(tensor, generator):
+            part.mul_(drawn.mul(0.02).exp_())
     changed = _forward(bench, model, one)
-    load(model, saved)
     fresh = bench.small_copy().double().eval()
-    load(fresh, moved)
+    load(fresh, state(model))
+    load(model, saved)
     off, wide = rowwise(changed, _forward(bench, fresh, one)), 100 * bound
     assert off <= wide, (
         f"{bench.who}: after its weights and statistics were overwritten, as load_state_dict does, the logits differ "

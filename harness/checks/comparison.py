@@ -28,6 +28,29 @@ def sensitivity_of(
     return max(rowwise(nearby.logits, exact.logits), through), max(worst, through)
 
 
+def compare_logits(
+    bench: Workbench,
+    made: Transplant,
+    grafted: Grafted,
+    images: Tensor,
+    got: Outcome,
+    expected: Outcome,
+    sensitivity: tuple[float, float],
+    *,
+    train: bool,
+) -> None:
+    """Raise where the logits of ``got`` are not ``expected``, naming the first layer that differs."""
+    mode = "train" if train else "eval"
+    error, bound = rowwise(got.logits, expected.logits), bounded(sensitivity[0])
+    bench.notes.update({f"error {grafted.reference.library}": error, "bound": bound})
+    if error > bound:
+        raise AssertionError(
+            f"{bench.who} differs from {grafted.title} in {mode} mode: logits are off by {error:.1e} on images "
+            f"{tuple(images.shape)}, expected at most {bound:.1e} (relative, float64)"
+            + locate(bench, made.subject, grafted, images, bound, train=train)
+        )
+
+
 def compare(
     bench: Workbench,
     made: Transplant,
@@ -40,15 +63,8 @@ def compare(
     train: bool,
 ) -> None:
     """Raise where logits or gradients of ``got`` (the subject's) are not ``expected``; ``sensitivity`` bounds both."""
+    compare_logits(bench, made, grafted, images, got, expected, sensitivity, train=train)
     mode = "train" if train else "eval"
-    error, bound = rowwise(got.logits, expected.logits), bounded(sensitivity[0])
-    bench.notes.update({f"error {grafted.reference.library}": error, "bound": bound})
-    if error > bound:
-        raise AssertionError(
-            f"{bench.who} differs from {grafted.title} in {mode} mode: logits are off by {error:.1e} on images "
-            f"{tuple(images.shape)}, expected at most {bound:.1e} (relative, float64)"
-            + locate(bench, made.subject, grafted, images, bound, train=train)
-        )
     bound = bounded(10 * sensitivity[1])
     missing = [n for n, g in got.gradients.items() if g is None]
     assert not missing, (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
-from harness.noise import noise
+from harness.noise import beside_noise, noise
 from harness.transplant import Outcome, Transplant, cotangent, load, run, transplant
 from harness.workbench import Workbench
 
@@ -62,24 +66,26 @@ def check_gradcheck(bench: Workbench) -> None:
 
 
 def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outcome: Outcome, *, seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-
-    def direction(like: Tensor) -> Tensor:
-        drawn = noise(like, generator)
-        return drawn.mul_((like.norm() / drawn.norm()).item())
-
-    tangents = {n: direction(p.detach()) for n, p in model.named_parameters()}
-    tangent = direction(images)
-    parts = [(g * tangents[n]).sum().item() for n, g in outcome.gradients.items() if g is not None]
-    if outcome.input_gradient is not None:
-        parts.append((outcome.input_gradient * tangent).sum().item())
+    tangent = noise(images, torch.Generator().manual_seed(seed))
+    tangent.mul_((images.norm() / tangent.norm()).item())
+    parts = [] if outcome.input_gradient is None else [(outcome.input_gradient * tangent).sum().item()]
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+    scales = {}
+    for name, parameter in parameters.items():
+        length = sum(d.square().sum().item() * p.numel() / d.numel() for p, d in _directed(parameter, name, seed))
+        scales[name] = parameter.norm().item() / math.sqrt(length)
+        gradient = outcome.gradients[name]
+        if gradient is not None:
+            parts.append(scales[name] * sum(_inner(g, d) for g, d in _directed(gradient, name, seed)))
     weights = cotangent(bench, outcome.logits)
-    old = {n: p.detach().clone() for n, p in model.named_parameters()}
+    old = {n: p.clone() for n, p in parameters.items()}
 
     def moved(step: float) -> float:
         with torch.no_grad(), LiftFloat32():
-            for name, parameter in model.named_parameters():
-                torch.add(old[name], tangents[name], alpha=step, out=parameter)
+            for name, parameter in parameters.items():
+                parameter.copy_(old[name])
+                for part, drawn in _directed(parameter, name, seed):
+                    part.add_(drawn, alpha=step * scales[name])
             return float((bench.logits(model, images + step * tangent) * weights).sum())
 
     best, size = float("inf"), sum(abs(p) for p in parts) or 1.0
@@ -92,6 +98,15 @@ def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outco
     finally:
         load(model, old)
     return best
+
+
+def _directed(tensor: Tensor, name: str, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of a parameter or of its gradient, each with the direction that belongs to it."""
+    return beside_noise(tensor, torch.Generator().manual_seed(seed + zlib.crc32(name.encode())))
+
+
+def _inner(part: Tensor, drawn: Tensor) -> float:
+    return float((part @ drawn).sum() if drawn.ndim == 1 else (part * drawn).sum())
 
 
 def _side(bench: Workbench) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from harness.transplant import Grafted, Transplant, build_reference, load, run, state
+from harness.transplant import Grafted, Transplant, build_reference, run
 from harness.workbench import Workbench
 
 
@@ -29,17 +29,17 @@ def regularisation(bench: Workbench, made: Transplant) -> tuple[str, dict[str, f
 
 
 def with_rates(bench: Workbench, made: Transplant, grafted: Grafted, rates: Mapping[str, float]) -> Grafted:
-    """The same reference built with other dropout and stochastic depth rates."""
+    """The same reference built with other dropout and stochastic depth rates; it shares the weights."""
     if not rates:
         return grafted
     key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}"
 
     def make() -> torch.nn.Module:
-        model = build_reference(bench, grafted.reference, made.classes, made.side, grafted.convention, rates=rates)
+        model = build_reference(
+            bench, grafted.reference, made.classes, made.side, grafted.convention, rates=rates, device="meta"
+        )
         assert model is not None
-        model = model.double().eval()
-        load(model, state(grafted.model))
-        return model
+        return _holding(model, grafted.model)
 
     return Grafted(
         reference=grafted.reference,
@@ -47,3 +47,14 @@ def with_rates(bench: Workbench, made: Transplant, grafted: Grafted, rates: Mapp
         alignment=grafted.alignment,
         convention=grafted.convention,
     )
+
+
+def _holding(model: torch.nn.Module, other: torch.nn.Module) -> torch.nn.Module:
+    """``model`` with the parameters and buffers of ``other``, which has the same names."""
+    for name, module in other.named_modules():
+        there = model.get_submodule(name)
+        for key, parameter in module.named_parameters(recurse=False):
+            setattr(there, key, parameter)
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(there, key, buffer)
+    return model
