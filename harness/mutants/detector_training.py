@@ -21,6 +21,7 @@ from suites.detector.losses import localisation
 from suites.detector.matcher import BACKGROUND, IGNORED, Matcher
 from suites.detector.model import Detector
 from suites.detector.rpn import RegionProposals
+from suites.detector.transform import rescaled
 
 Targets = Sequence[dict[str, Tensor]]
 
@@ -230,6 +231,68 @@ class DroppingEmpty(Detector):
 )
 def degenerate_left_out(model: Any) -> nn.Module:
     return become(model, DroppingEmpty)
+
+
+class Squeezing(Detector):
+    """Takes away the dimension of a single box."""
+
+    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+        if targets is None:
+            return super().forward(images)
+        return super().forward(images, [{**t, "boxes": t["boxes"].squeeze(0)} for t in targets])
+
+
+class Scaling(Detector):
+    """Scales the given boxes themselves."""
+
+    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+        found = super().forward(images, targets)
+        if targets is not None:
+            _, sizes = self.transform(images)
+            for target, image, size in zip(targets, images, sizes, strict=True):
+                target["boxes"].copy_(rescaled(target["boxes"], (image.shape[1], image.shape[2]), size))
+        return found
+
+
+def refuses_one_box(pair: Pair) -> float:
+    """One where the faulty detector can't train on an image with one box."""
+    _, faulty = evidence.pair_of(pair)
+    try:
+        evidence.losses_of(faulty, evidence.BOXES[:1])
+    except (ValueError, IndexError, RuntimeError):
+        return 1.0
+    return 0.0
+
+
+def moves_targets(pair: Pair) -> float:
+    """Of the boxes that were given, after a step on images that are resized."""
+    _, faulty = evidence.pair_of(pair)
+    boxes = torch.tensor(evidence.BOXES, dtype=torch.float64)
+    target = {"boxes": boxes.clone(), "labels": torch.arange(1, 4)}
+    faulty.train()(evidence.images(48, 96), [target, {n: t.clone() for n, t in target.items()}])
+    return float((target["boxes"] - boxes).abs().max())
+
+
+@mutant(
+    DETECTOR,
+    "An image with a single box can't be trained on",
+    check="detector_shapes",
+    category="size",
+    evidence=refuses_one_box,
+)
+def single_box_squeezed(model: Any) -> nn.Module:
+    return become(model, Squeezing)
+
+
+@mutant(
+    DETECTOR,
+    "Annotated boxes are scaled in place, so that a second epoch sees others",
+    check="detector_shapes",
+    category="state",
+    evidence=moves_targets,
+)
+def targets_scaled_in_place(model: Any) -> nn.Module:
+    return become(model, Scaling)
 
 
 class Unheld(Backbone):

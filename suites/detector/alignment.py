@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,8 @@ from suites.detector.bench import CLASSES, build
 
 SIDES = (64, 128)
 """Of the images that layers are aligned on."""
-LAST = ("roi_heads.box_predictor", "rpn.head.cls_logits", "rpn.head.bbox_pred")
-"""The reference's layers whose outputs are scores and offsets."""
+LAST = ("rpn.head.cls_logits", "rpn.head.bbox_pred", "roi_heads.box_predictor")
+"""The reference's layers whose outputs are scores and offsets, in their order."""
 
 
 class Dense(nn.Module):
@@ -81,12 +83,32 @@ def plain(name: str) -> str:
 
 @torch.no_grad()
 def fill(model: nn.Module, seed: int) -> None:
-    """Random values for every parameter and statistic of the reference."""
+    """Random values for every parameter and statistic of the reference, and scores and offsets of at most order one."""
     generator = torch.Generator().manual_seed(seed)
-    randomise(model, torch.rand(2, 3, *SIDES, dtype=torch.float64, generator=generator), seed=seed)
-    for name, parameter in model.named_parameters():
-        if plain(name).startswith(LAST):
-            parameter.mul_(0.1)
+    sample = torch.rand(_enough(model), 3, *SIDES, dtype=torch.float64, generator=generator)
+    randomise(model, sample, seed=seed)
+    for name in LAST:
+        layer = model.get_submodule(f"net.{name}")
+        seen: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda module, given, output, kept=seen: kept.extend(_flat(output)))
+        model(sample[:2])
+        handle.remove()
+        factor = min(0.1, 1 / float(torch.cat(seen).std()))
+        for parameter in layer.parameters():
+            parameter.mul_(factor)
+
+
+def _flat(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [one.flatten() for one in (output if isinstance(output, tuple) else (output,))]
+
+
+def _enough(model: nn.Module) -> int:
+    """Images whose C5, after resizing, has 32 cells together: a variance of fewer is off by so much that fifty layers
+    make scores of hundreds of it."""
+    transform: Any = model.get_submodule("net.transform")
+    scale = min(min(transform.min_size) / min(SIDES), transform.max_size / max(SIDES))
+    cells = math.prod(side * scale / 32 for side in SIDES)
+    return max(2, math.ceil(32 / cells))
 
 
 def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32) -> Twins:

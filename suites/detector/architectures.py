@@ -9,6 +9,7 @@ BEHAVIOUR = (
     "detector_interface",
     "image_sizes",
     "images_without_boxes",
+    "detector_shapes",
     "detector_batch",
     "rescaled_boxes",
     "non_finite_images",

@@ -21,14 +21,15 @@ def check_detector_interface(bench: Workbench) -> None:
     model = ready(bench)
     for size in ((64, 64), (48, 100), (100, 48)):
         (found,) = detect(bench, model, images(bench, size))
-        _sound(bench, found, size)
+        sound(bench, found, size)
         assert len(found["boxes"]), f"{bench.who}: found nothing in noise with no prior against detections"
     values = losses(bench, model, images(bench, (64, 64), (64, 64)), [target(*ANNOTATED)] * 2)
     wrong = {k: float(v.detach()) for k, v in values.items() if not bool(torch.isfinite(v)) or float(v.detach()) < 0}
     assert not wrong, f"{bench.who}: losses {wrong}; expected finite values, not below zero"
 
 
-def _sound(bench: Workbench, found: dict[str, Tensor], size: tuple[int, int]) -> None:
+def sound(bench: Workbench, found: dict[str, Tensor], size: tuple[int, int]) -> None:
+    """Raise AssertionError where these are no detections of an image of ``size`` (height, width)."""
     boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
     height, width = size
     where = f"{bench.who}: on an image of {width}x{height}"
@@ -58,7 +59,7 @@ def check_image_sizes(bench: Workbench) -> None:
     for size in SIZES:
         model = bench.shared(f"sized_{size}", lambda s=size: ready(bench, min_size=min(s), max_size=max(s)))
         (found,) = detect(bench, model, images(bench, size))
-        _sound(bench, found, size)
+        sound(bench, found, size)
 
 
 def check_images_without_boxes(bench: Workbench) -> None:

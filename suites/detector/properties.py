@@ -13,6 +13,7 @@ from suites.detector.behaviour import (
     check_rescaled_boxes,
     check_wrong_targets,
 )
+from suites.detector.drawn import check_detector_shapes
 from suites.detector.frozen import check_frozen_norm, check_frozen_stages, check_half_precision_boxes
 from suites.detector.parity import (
     check_parity_anchors,
@@ -30,6 +31,7 @@ __all__ = [
     "check_degenerate_targets",
     "check_detector_batch",
     "check_detector_interface",
+    "check_detector_shapes",
     "check_frozen_norm",
     "check_frozen_stages",
     "check_half_precision_boxes",
