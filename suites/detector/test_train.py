@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from harness.records import MeasurementRecord
@@ -242,3 +242,38 @@ def test_the_command_records_both_implementations_and_resumes_a_finished_run(
     assert train.main([*common, "--resume", str(file.parent), "--seed", "3"]) == 4
     assert "saved with seed 0; asked for 3" in capsys.readouterr().out
     assert train.main([*common, "--data", "coco:nowhere"]) == 4
+
+
+class Together(Processes):
+    """Says that it is one of several, and talks to none."""
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        return model
+
+
+class PerProcess(Training):
+    """Scales the rate with the images of this process alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.schedule = replace(self.schedule, batch=self.settings.batch_size)
+
+
+def rates_follow_all_processes(kind: type[Training], data: Path, folder: Path) -> None:
+    """Two processes with 2 images each take steps at the rate of one process with 4, twice that of one with 2."""
+    plain = training(data, folder)
+
+    def rate(batch: int, processes: int) -> float:
+        together = Together(device=torch.device("cpu"), size=processes)
+        made = {f.name: getattr(plain, f.name) for f in fields(plain) if f.name in ("network", "train", "validation")}
+        settings = replace(plain.settings, batch_size=batch)
+        return kind(**made, settings=settings, processes=together, folder=folder).schedule.rate(0)
+
+    assert rate(2, 2) == pytest.approx(rate(4, 1)), "the rate is not scaled with the number of processes"
+    assert rate(2, 2) == pytest.approx(2 * rate(2, 1)), "the rate does not grow with the images of a step"
+
+
+def test_the_rate_follows_the_images_of_all_processes(folder: Path, tmp_path: Path) -> None:
+    rates_follow_all_processes(Training, folder, tmp_path)
+    with pytest.raises(AssertionError, match="not scaled with the number of processes"):
+        rates_follow_all_processes(PerProcess, folder, tmp_path)
