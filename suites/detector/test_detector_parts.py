@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def test_pyramid_is_torchvisions_at_even_and_odd_sizes() -> None:
@@ -123,3 +126,44 @@ def test_flipped_features_give_flipped_proposals() -> None:
     (flipped,), _ = stage([level.flip(-1)], [size])
     mirrored = torch.stack([48 - flipped[:, 2], flipped[:, 1], 48 - flipped[:, 0], flipped[:, 3]], dim=1)
     torch.testing.assert_close(mirrored, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("fault", ["", "half a pixel", "to the right"])
+def test_flipped_features_and_proposals_give_flipped_detections(fault: str) -> None:
+    """The second stage, with weights that are their own mirror image, on a level of 17 columns.
+
+    Column 0 lies at pixel 0 and column 16 at pixel 128, so that x becomes 128 - x. The whole detector can't be made
+    symmetric: nearest upsampling from 9 columns to 17 copies the first into two columns and the last into one.
+    """
+    import torch
+
+    from suites.detector.heads import BoxHeads
+
+    torch.manual_seed(0)
+    heads = BoxHeads(4, 5, hidden=16).double().eval()
+    with torch.no_grad():
+        kernel = heads.fc1.weight.view(16, 4, 7, 7)
+        kernel.copy_(kernel + kernel.flip(-1))
+        for parameter in (heads.offsets.weight, heads.offsets.bias):
+            parameter[0::4] = 0  # to the right on one side is to the left on the other
+        if fault == "to the right":
+            heads.offsets.bias[0::4] = 0.5
+    levels = [torch.randn(1, 4, 9, 17, dtype=torch.float64)] + [torch.zeros(1, 4, 3, 5, dtype=torch.float64)] * 2
+    corners = torch.rand(40, 2, dtype=torch.float64) * torch.tensor([90.0, 40.0])
+    boxes = torch.cat([corners, corners + 8 + 24 * torch.rand(40, 2, dtype=torch.float64)], dim=1)  # at least one cell
+    shift = 0.5 if fault == "half a pixel" else 0.0
+    (plain,), _ = heads(levels, [boxes + shift], [(64, 128)])
+    (flipped,), _ = heads([level.flip(-1) for level in levels], [_mirrored(boxes) + shift], [(64, 128)])
+    assert len(plain["boxes"]) > 40
+    same = plain["boxes"].shape == flipped["boxes"].shape and bool(
+        torch.isclose(_mirrored(flipped["boxes"]), plain["boxes"], rtol=1e-9, atol=1e-9).all()
+        and torch.isclose(flipped["scores"], plain["scores"], rtol=1e-9, atol=1e-9).all()
+        and (flipped["labels"] == plain["labels"]).all()
+    )
+    assert same == (not fault)
+
+
+def _mirrored(boxes: Tensor) -> Tensor:
+    import torch
+
+    return torch.stack([128 - boxes[:, 2], boxes[:, 1], 128 - boxes[:, 0], boxes[:, 3]], dim=1)
