@@ -2,9 +2,14 @@
 
 >>> from reports.frames import load, checks, measurements, samples, speeds, ratios
 >>> run = load("results/20260101T120000-ab12")
+>>> from reports.frames import history
+>>> history("results")  # many runs: one row per run and figure
 
 Every frame has fixed columns, also when it is empty; strings are never missing ("" instead), numbers are NaN where
 they aren't known. Units are SI: seconds, bytes, flops (a multiply-add is two).
+
+A run that ends with ``--benchmark`` also leaves ``checks.parquet`` and ``measurements.parquet`` beside its records, with
+the columns of `checks` and `measurements`; ``details`` is JSON text in them.
 """
 
 from __future__ import annotations
@@ -20,8 +25,9 @@ import pandas as pd
 from harness.records import SPEED, CheckRecord, MeasurementRecord
 from reports.reading import RECORDS, read_environment, read_rows, resolve
 from reports.speed import ratios, speeds
+from reports.timeline import history
 
-__all__ = ["Run", "checks", "load", "measurements", "ratios", "samples", "speeds"]
+__all__ = ["Run", "checks", "history", "load", "measurements", "ratios", "samples", "speeds"]
 
 CHECK_COLUMNS: Mapping[str, str] = {
     "suite": "str",

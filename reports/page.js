@@ -59,16 +59,22 @@ function openTarget() {
 
 const breath = () => new Promise((resume) => setTimeout(resume)); // lets the reader's clicks and scrolling in
 
+async function draw(place, spec) {
+  await window.vegaEmbed(place, spec, {
+    renderer: "svg", // text and axes take their colours from the style sheet: light, dark and print alike
+    actions: false, // the data is one link away, and the caption says what the drawing shows
+  });
+  // A screen reader gets the figure's caption and data; a nameless symbol per mark would be in its way.
+  place.querySelector("svg").setAttribute("aria-hidden", "true");
+}
+
 async function drawCharts() {
   const specs = Object.entries(JSON.parse(document.getElementById("specs").textContent));
   for (const [name, spec] of specs) {
     const place = document.getElementById(`chart-${name}`);
-    await window.vegaEmbed(place, spec, {
-      renderer: "svg", // text and axes take their colours from the style sheet: light, dark and print alike
-      actions: false, // the data is one link away, and the caption says what the drawing shows
-    });
-    // A screen reader gets the figure's caption and data; a nameless symbol per mark would be in its way.
-    place.querySelector("svg").setAttribute("aria-hidden", "true");
+    const folded = place.closest("details:not([open])");
+    if (folded) folded.addEventListener("toggle", () => draw(place, spec), { once: true }); // it has no width before
+    else await draw(place, spec);
     await breath();
   }
   document.documentElement.dataset.charts = String(specs.length);

@@ -11,7 +11,9 @@ import pandas as pd
 from reports import amounts, outcomes, sections
 from reports.charts import bar_chart, change_chart, heat_chart, implementations, latency_chart, ratio_charts
 from reports.compare import Comparison, compare
+from reports.costs import cost_charts, memory_by_kind, memory_chart
 from reports.drawing import Chart
+from reports.efficiency import pareto_charts, roofline, roofline_charts
 from reports.families import scaling, scaling_charts
 from reports.fine_tuning import curve_charts, curve_tables, curves
 from reports.frames import Run, load, ratios, speeds
@@ -43,6 +45,13 @@ def write(run_folder: str | Path, against: str | Path | None = None, output: str
 
 def render(run: Run, comparison: Comparison | None = None) -> str:
     """The page as text."""
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):  # the drawings are this project's own and tested: checking each costs seconds
+        return _render(run, comparison)
+
+
+def _render(run: Run, comparison: Comparison | None) -> str:
     ratio_frame, speed_frame = ratios(run), speeds(run)
     state, verdict = outcomes.verdict(run, ratio_frame)
     charts = _charts(run, ratio_frame, speed_frame, comparison)
@@ -122,6 +131,12 @@ def _charts(
         ),
     ]
     charts = {"ratios": ratio_charts(ratio_frame, names), "speed": [chart for chart in kept if chart is not None]}
+    memory = memory_chart(memory_by_kind(run))
+    charts["costs"] = [*([memory] if memory else []), *cost_charts(run, names)]
+    charts["efficiency"] = [
+        *roofline_charts(roofline(run, speed_frame), names),
+        *pareto_charts(speed_frame[speed_frame["suite"] != ZOO], names),
+    ]
     charts["scaling"] = scaling_charts(scaling(run, speed_frame))
     charts["fine_tuning"] = curve_charts(curves(run))
     change = change_chart(comparison.speeds) if comparison else None

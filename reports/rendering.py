@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version as installed
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -62,5 +64,16 @@ def _vega() -> str:
 
     version = altair.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]  # v6.1.0 -> 6.1
     whole = "window.vegaEmbed = vegaEmbed;"
-    bundle: str = vl_convert.javascript_bundle(whole, vl_version=version)
-    return _inline(bundle)
+    kept = _cache() / f"vega-{installed('vl-convert-python')}-{version}.js"
+    with suppress(OSError, UnicodeError):
+        return kept.read_text(encoding="utf-8")
+    bundle: str = _inline(vl_convert.javascript_bundle(whole, vl_version=version))
+    with suppress(OSError, RunError):  # without a cache the next page takes a few seconds longer
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save(kept, bundle)
+    return bundle
+
+
+def _cache() -> Path:
+    """The user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "vision-conformance"

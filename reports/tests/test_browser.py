@@ -54,6 +54,10 @@ def test_it_asks_for_nothing_and_complains_of_nothing(opened: tuple[Any, list[st
 def test_every_chart_is_drawn(opened: tuple[Any, list[str], list[str]]) -> None:
     tab, _, _ = opened
     marks = "charts => charts.map(c => c.querySelectorAll('svg .mark-symbol path, svg .mark-rect path').length)"
+    folded = tab.locator("details.folded:not([open]) > summary")
+    for _ in range(folded.count()):
+        folded.first.click()  # what it holds is drawn when it is opened
+    tab.wait_for_function("[...document.querySelectorAll('.chart')].every(c => c.querySelector('svg'))")
     drawn = tab.eval_on_selector_all(".chart", marks)
     assert len(drawn) >= 10
     assert min(drawn) > 0
