@@ -339,6 +339,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"report:  python -m reports {session.store.folder}")
         return
     try:
+        from reports.frames import load
+        from reports.parquet import write_parquet
+
+        terminalreporter.line(f"tables:  {', '.join(str(path) for path in write_parquet(load(session.store.folder)))}")
+    except Exception as error:  # the records are what counts
+        terminalreporter.line(f"tables:  not written: {first_line(error)}")
+    try:
         from reports.page import write
 
         terminalreporter.line(f"report:  {write(session.store.folder)}")

@@ -8,8 +8,8 @@
 Every frame has fixed columns, also when it is empty; strings are never missing ("" instead), numbers are NaN where
 they aren't known. Units are SI: seconds, bytes, flops (a multiply-add is two).
 
-A run that ends with ``--benchmark`` also leaves ``checks.parquet`` and ``measurements.parquet`` beside its records, with
-the columns of `checks` and `measurements`; ``details`` is JSON text in them.
+A run that ends with ``--benchmark`` also leaves ``checks.parquet`` and ``measurements.parquet`` beside its records,
+with the columns of `checks` and `measurements`; ``details`` is JSON text in them.
 """
 
 from __future__ import annotations
