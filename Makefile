@@ -7,10 +7,13 @@ SEEDS ?= 50
 SEED_ARCH ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: benchmark train-detector nightly noise test lint types check seeds install install-test clean
+.PHONY: benchmark report train-detector nightly noise test lint types check seeds install install-test clean
 
 benchmark: install  ## conformance, speed and memory of the default architectures; writes and names the HTML report
 	$(BIN)/python -m pytest suites/ --benchmark --results $(RESULTS)
+
+report: install-test  ## the page of the last run, and pictures of it (light, dark, narrow) beside it
+	$(BIN)/python -m reports html latest --results $(RESULTS) --pictures
 
 test: install-test lint types check  ## lint, types, the harness's own tests and the suites
 

@@ -98,7 +98,10 @@ def _page(given: argparse.Namespace) -> str:
     if given.pictures:
         from reports.browser import screenshots
 
-        made += screenshots(page)
+        try:
+            made += screenshots(page)
+        except RunError as error:
+            raise RunError(f"{page} is written, but {error}") from error
     if given.command == "open":
         webbrowser.open(page.resolve().as_uri())
     return "\n".join(map(str, made))
