@@ -22,8 +22,11 @@ MOST_POINTS = 500
 
 def write_history(frame: pd.DataFrame, output: Path, results: str) -> Path:
     """Write the page of `reports.timeline.history` and return its path. Raises RunError where that can't be."""
+    from altair.utils.schemapi import debug_mode
+
     changes = changed(frame)
-    drawn = charts(frame, changes)
+    with debug_mode(False):  # as for the page of one run: checking each drawing costs seconds
+        drawn = charts(frame, changes)
     series, runs = frame.groupby(list(KEYS), observed=True).ngroups, frame["run"].nunique()
     said = amounts.count(len(changes), "change")
     page = fill(
