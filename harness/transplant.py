@@ -16,7 +16,7 @@ from harness.subjects import SubjectError, first_line
 from harness.workbench import CLASSES, Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
 from reference.library import Reference
-from reference.weights import randomise
+from reference.weights import CALIBRATION, randomise
 
 PERTURBATION = 1e-12
 """Relative change of every weight that bounds what rounding may do: a correct float64 implementation rounds each
@@ -105,7 +105,12 @@ def _transplant(bench: Workbench, classes: int, side: int, channels: int = 3) ->
     subject = (bench.small_copy() if classes == CLASSES else bench.build(classes, **size)).double().eval()
     for parameter in subject.parameters():
         parameter.requires_grad_(True)
-    sample = bench.images(4, min(side, 64) if bench.architecture.patch is None else side, seed=1, channels=channels)
+    sample = bench.images(
+        CALIBRATION if bench.architecture.patch is None else 4,  # families with patches have no running statistics
+        min(side, 64) if bench.architecture.patch is None else side,
+        seed=1,
+        channels=channels,
+    )
     attempts = []
     for convention in bench.architecture.conventions:
         grafted = _graft(bench, subject, classes, side, sample, convention)

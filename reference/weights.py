@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+CALIBRATION = 32
+"""Images that running statistics are taken from. With four a channel's variance is off by a factor of ten here and
+there, and other images grow by that from layer to layer: in EfficientNet-B4 a change of the weights by 1e-12 was
+amplified to 0.1 of the logits. With 32 it stays below 1e-9."""
+
 
 @torch.no_grad()
 def randomise(model: nn.Module, sample: Tensor, *, seed: int) -> None:
     """Give every parameter and buffer of ``model`` a random, non-degenerate value, drawn from ``seed``.
 
-    ``sample`` (batch, channels, height, width) calibrates the running statistics; its batch times the smallest
-    feature map should hold at least eight values. The model's mode is kept.
+    ``sample`` (batch, channels, height, width) calibrates the running statistics; `CALIBRATION` images or more make
+    them those of any others too. The model's mode is kept.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -57,24 +62,30 @@ def _calibrate(
     uniform: Callable[[Tensor, float, float], Tensor],
     normal: Callable[[Tensor, float], Tensor],
 ) -> None:
+    """One pass in eval mode, in which each norm first takes the statistics of what reaches it, off by a little.
+
+    What follows is calibrated on what it will see, so that errors of the statistics don't multiply through the depth.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     if not norms:
         return
-    training = model.training
-    momenta = [m.momentum for m in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the passes
-        norm.train()
-    model(sample)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+
+    def calibrate(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        deviation = norm.running_var.sqrt()
-        norm.running_mean.add_(deviation * normal(norm.running_mean, 0.2))
-        norm.running_var.mul_(uniform(norm.running_var, 0.7, 1.4)).add_(1e-4)
         assert norm.num_batches_tracked is not None
+        values = inputs[0].transpose(0, 1).flatten(1)
+        variance = values.var(dim=1)
+        norm.running_mean.copy_(values.mean(dim=1) + variance.sqrt() * normal(norm.running_mean, 0.2))
+        norm.running_var.copy_(variance * uniform(norm.running_var, 0.7, 1.4) + 1e-4)
         norm.num_batches_tracked.fill_(7)
+
+    training = model.training
+    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
+    try:
+        model.eval()(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
     model.train(training)

@@ -28,6 +28,28 @@ def sensitivity_of(
     return max(rowwise(nearby.logits, exact.logits), through), max(worst, through)
 
 
+USUAL = 1e-8
+"""Bound for logits of images like those that the weights were made for."""
+UNUSUAL = 1e-3
+"""Largest bound for images that a network amplifies: a hundred times their usual size, or photographs."""
+
+
+def bound_there(
+    bench: Workbench, made: Transplant, grafted: Grafted, images: Tensor, expected: Outcome, error: float
+) -> float:
+    """How far logits may be apart in eval mode on ``images``, where ``error`` is how far they are.
+
+    Above `USUAL` it is what `PERTURBATION` of every weight does to the reference on these very images, which is a
+    hundred times and more what rounding does; looked at only where it would decide.
+    """
+    if error <= USUAL:
+        return USUAL
+    old = perturbed(grafted.model, seed=bench.seed + 3)
+    nearby = run(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
+    load(grafted.model, old)
+    return min(max(rowwise(nearby.logits, expected.logits), USUAL), UNUSUAL)
+
+
 def compare_logits(
     bench: Workbench,
     made: Transplant,

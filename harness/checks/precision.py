@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from harness.checks.comparison import bound_there
 from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.photographs import photographs
@@ -143,11 +144,12 @@ def check_parity_photographs(bench: Workbench) -> None:
     for grafted in made.grafted[:1]:  # that the references agree with one another is settled by check_parity_eval
         expected = run(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
         error = rowwise(got.logits, expected.logits)
-        bench.notes.update(error=error, bound=1e-8)
-        assert error <= 1e-8, (
+        bound = bound_there(bench, made, grafted, images, expected, error)
+        bench.notes.update(error=error, bound=bound)
+        assert error <= bound, (
             f"{bench.who} differs from {grafted.title} on images {tuple(images.shape)}: logits are off by {error:.1e}, "
-            "expected at most 1e-08 (relative, float64)"
-            + locate(bench, made.subject, grafted, images, 1e-8, train=False)
+            f"expected at most {bound:.1e} (relative, float64)"
+            + locate(bench, made.subject, grafted, images, bound, train=False)
         )
         same = got.logits.topk(5).indices.tolist() == expected.logits.topk(5).indices.tolist()
         assert same or made.classes < 5, (
