@@ -4,7 +4,7 @@ Schema history
 --------------
 1 : first version
 2 : measurements have memory_format, compile and process; quantities of compiling, predicting, energy, bandwidth and
-    accuracy
+    accuracy, average precision, attention and similarity of positions
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ Quantity = Literal[
     "energy",
     "accuracy",
     "average_precision",
+    "anchor_overlap",
+    "attention",
+    "position_similarity",
 ]
 UNITS: Mapping[str, str] = {
     "latency": "s",  # of one batch
@@ -57,6 +60,9 @@ UNITS: Mapping[str, str] = {
     "bandwidth": "byte/s",  # of the machine's memory
     "energy": "J",  # of one batch
     "accuracy": "1",  # share of the validation images that are classified right, after an epoch
+    "anchor_overlap": "1",  # IoU of a box with the anchor of its level that fits best, one sample for each box
+    "attention": "1",  # of the class token to each patch, row by row
+    "position_similarity": "1",  # cosine of a patch's position embedding with each other's, not below 0, row by row
     "average_precision": "1",  # of a detector at IoU 0.5, on the validation images, after an epoch
 }
 

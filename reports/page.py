@@ -9,9 +9,12 @@ from typing import Any
 import pandas as pd
 
 from reports import amounts, outcomes, sections
+from reports.attention import attention_charts
 from reports.charts import bar_chart, change_chart, heat_chart, implementations, latency_chart, ratio_charts
 from reports.compare import Comparison, compare
 from reports.costs import cost_charts, memory_by_kind, memory_chart
+from reports.depth import depth_charts, gradient_norms
+from reports.detection import coverage_charts, pictures, precision_charts, precision_curves, precision_tables
 from reports.drawing import Chart
 from reports.efficiency import pareto_charts, roofline, roofline_charts
 from reports.families import scaling, scaling_charts
@@ -78,6 +81,8 @@ def _render(run: Run, comparison: Comparison | None) -> str:
         checks_csv=csv_address(run.checks.drop(columns="details")),
         tables=sections.speed_tables(ratio_frame, speed_frame),
         fine_tuning_tables=curve_tables(curves(run)),
+        detection_tables=precision_tables(precision_curves(run)),
+        pictures=pictures(run.folder),
         zoo_sentence=sentence(listed) if len(listed) else "",
         zoo_tables=zoo_tables(listed),
         comparison=comparison,
@@ -138,7 +143,10 @@ def _charts(
         *pareto_charts(speed_frame[speed_frame["suite"] != ZOO], names),
     ]
     charts["scaling"] = scaling_charts(scaling(run, speed_frame))
+    charts["depth"] = depth_charts(gradient_norms(run))
+    charts["attention"] = attention_charts(run)
     charts["fine_tuning"] = curve_charts(curves(run))
+    charts["detection"] = [*precision_charts(precision_curves(run)), *coverage_charts(run)]
     change = change_chart(comparison.speeds) if comparison else None
     charts["change"] = [change] if change else []
     return charts

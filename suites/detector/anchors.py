@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 STRIDES = (8, 16, 32, 64, 128)
 """Of P3 to P7, in pixels. A property of the level: an image whose side is no multiple of 128 has the same."""
+RATIOS = (0.5, 1.0, 2.0)
+"""Height over width."""
 
 
 class AnchorGenerator(nn.Module):
@@ -21,7 +23,7 @@ class AnchorGenerator(nn.Module):
     def __init__(
         self,
         sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,)),
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        ratios: Sequence[float] = RATIOS,
         strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()

@@ -10,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
-from torchvision.transforms.v2.functional import to_pil_image
-from torchvision.utils import draw_bounding_boxes
 
 from suites.detector.annotations import Annotations, Category, DataError
 from suites.detector.build import Network, build
 from suites.detector.data import DetectionImages, read
+from suites.detector.pictures import picture
 from suites.detector.precision import FIGURES, Pair, average_precision, detections
 from suites.transfer.checkpoint import CheckpointError, load
 
 NONSENSE = 4
-SURE = 0.5
-"""Score from which a detection is drawn."""
 
 
 def restore(checkpoint: Path) -> tuple[nn.Module, list[Category]]:
@@ -58,25 +54,6 @@ def as_coco(pairs: Sequence[Pair], categories: Sequence[Category]) -> Iterator[d
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": float(score),
             }
-
-
-def picture(images: DetectionImages, index: int, pair: Pair) -> Image.Image:
-    """One image with its annotated boxes in white and the detections of at least half a score in orange, named."""
-    image, _ = images[index]
-    found, target = pair
-    names = [category.name for category in images.annotations.categories]
-    drawn = image
-    if len(target["boxes"]):
-        drawn = draw_bounding_boxes(drawn, target["boxes"], colors="white", width=1)
-    sure = found["scores"] >= SURE
-    if sure.any():
-        labels = [
-            f"{names[int(label) - 1]} {float(score):.2f}"
-            for label, score in zip(found["labels"][sure], found["scores"][sure], strict=True)
-        ]
-        drawn = draw_bounding_boxes(drawn, found["boxes"][sure], labels=labels, colors="orange", width=2)
-    shown: Image.Image = to_pil_image(drawn)
-    return shown
 
 
 def main(arguments: list[str] | None = None) -> int:

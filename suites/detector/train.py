@@ -22,12 +22,16 @@ from harness.store import RunStore, StoreError, new_run_id
 from reference.pretrained import WeightsUnavailableError
 from suites.detector.annotations import Annotations, DataError
 from suites.detector.build import FACTORIES, IMPLEMENTATIONS, Network
+from suites.detector.coverage import anchor_coverage
 from suites.detector.data import DetectionImages, read, verify
 from suites.detector.distributed import Processes, joined
+from suites.detector.pictures import write_pictures
 from suites.detector.schedule import REFERENCE_BATCH
 from suites.detector.training import DTYPES, LAST, Epoch, Settings, Training, TrainingError
 
 FAILED, NONSENSE, INTERRUPTED = 1, 4, 130
+PICTURES = "pictures"
+"""Folder in a run's, which its page shows."""
 SUBJECTS = {"ours": "ours", "torchvision": "torchvision.models.detection"}
 
 
@@ -65,6 +69,8 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
             store.environment(facts)
         for name in names:
             training = _training(name, train, validation, folder, processes, given)
+            if store is not None and not given.resume and name == names[0]:
+                _record_coverage(store, training, given)
             last = training.folder / LAST
             if given.resume and (last.is_file() or len(names) == 1):
                 training.resume(last)
@@ -73,6 +79,10 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
                 finished = training.run()
             if not finished:
                 break
+            if store is not None:
+                write_pictures(
+                    folder / PICTURES, SUBJECTS[name], training.model, training.validation, device=processes.device
+                )
         if store is not None and finished:
             store.environment({**facts, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
     finally:
@@ -142,6 +152,27 @@ def _training(
         weights=given.weights or "",
         workers=given.workers,
     )
+
+
+def _record_coverage(store: RunStore, training: Training, given: argparse.Namespace) -> None:
+    """How well each level's anchors fit the boxes that are learnt from."""
+    levels = anchor_coverage(training.train.annotations, training.network)
+    for number, (size, overlaps) in enumerate(zip(given.anchors, levels, strict=True), start=3):
+        if len(overlaps):
+            store.append(
+                MeasurementRecord(
+                    run=store.run,
+                    suite="detector",
+                    architecture=given.arch,
+                    subject=f"P{number}",
+                    comparison=training.train.annotations.name,
+                    quantity="anchor_overlap",
+                    samples=tuple(float(v) for v in overlaps),
+                    mode="train",
+                    input_size=given.side,
+                    details={"anchor": size},
+                )
+            )
 
 
 def _recorder(

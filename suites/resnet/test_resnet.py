@@ -51,46 +51,47 @@ def test_gradcheck_of_a_block() -> None:
         assert torch.autograd.gradcheck(block, (x,), eps=1e-7, atol=1e-4)
 
 
-def test_shortcuts_keep_the_gradient_of_resnet152(session: Session) -> None:
+def test_shortcuts_keep_the_gradient(session: Session) -> None:
     """On the way from the last to the first stage the gradient keeps its order of size only with shortcuts.
 
-    141 layers lie between. Each layer of ReLU and batch normalisation multiplies the gradient's norm by about
-    sqrt(pi / (pi - 1)) = 1.21 (Yang et al. 2019, arXiv:1902.08129, section 3), so a plain chain by about 10^11; even
-    1.15 a layer would be 10^8. Along shortcuts it grows with the depth only polynomially: less than 141 squared.
+    In ResNet-152, 141 layers lie between; the shallower ones are recorded beside it. Each layer of ReLU and batch
+    normalisation multiplies the gradient's norm by about sqrt(pi / (pi - 1)) = 1.21 (Yang et al. 2019,
+    arXiv:1902.08129, section 3), so a plain chain by about 10^11; even 1.15 a layer would be 10^8. Along shortcuts it
+    grows with the depth only polynomially: less than 141 squared.
     """
     import torch
 
+    from suites.resnet import model
     from suites.resnet.depth import stage_gradient_norms, without_shortcuts
-    from suites.resnet.model import resnet152
 
     ratios = {}
-    for label in ("with shortcuts", "without shortcuts"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(session.seed)
-            model = resnet152(num_classes=10)
-            images = torch.randn(4, 3, 64, 64)
-        if label.startswith("without"):
-            without_shortcuts(model)
-        norms = stage_gradient_norms(model, images)
-        ratios[label] = norms[0] / norms[-1]
-        session.record(
-            MeasurementRecord(
-                run=session.run,
-                suite="resnet",
-                architecture="resnet152",
-                subject=label,
-                comparison="gradient norm per stage",
-                quantity="gradient_norm",
-                samples=tuple(norms),
-                mode="train",
-                batch_size=4,
-                input_size=64,
+    for name in ("resnet18", "resnet50", "resnet152"):
+        for label in ("with shortcuts", "without shortcuts"):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(session.seed)
+                built = getattr(model, name)(num_classes=10)
+                images = torch.randn(4, 3, 64, 64)
+            if label.startswith("without"):
+                without_shortcuts(built)
+            norms = stage_gradient_norms(built, images)
+            ratios[name, label] = norms[0] / norms[-1]
+            session.record(
+                MeasurementRecord(
+                    run=session.run,
+                    suite="resnet",
+                    architecture=name,
+                    subject=label,
+                    comparison="gradient norm per stage",
+                    quantity="gradient_norm",
+                    samples=tuple(norms),
+                    mode="train",
+                    batch_size=4,
+                    input_size=64,
+                )
             )
-        )
-    assert ratios["with shortcuts"] < 141**2, f"with shortcuts the gradient grows {ratios['with shortcuts']:.1e}-fold"
-    assert ratios["without shortcuts"] > 1.15**141, (
-        f"without shortcuts the gradient grows only {ratios['without shortcuts']:.1e}-fold"
-    )
+    kept, lost = ratios["resnet152", "with shortcuts"], ratios["resnet152", "without shortcuts"]
+    assert kept < 141**2, f"with shortcuts the gradient grows {kept:.1e}-fold"
+    assert lost > 1.15**141, f"without shortcuts the gradient grows only {lost:.1e}-fold"
 
 
 def test_shapes_of_the_whole_resnet152(session: Session) -> None:

@@ -137,9 +137,9 @@ def test_two_processes_do_what_one_does_with_their_images(folder: Path, tmp_path
     assert moved > 1e-4
     # Sums over other groupings differ by rounding only; half or twice the rate, other draws or flips by all of it.
     assert difference < 1e-3 * moved
-    rows = [list(read_records(p.parent.parent / "records.jsonl")) for p in (one, two)]
+    rows = [measured(p.parent.parent / "records.jsonl", "average_precision") for p in (one, two)]
     assert [len(r) for r in rows] == [1, 1]
-    details = [r.details for (r,) in rows if isinstance(r, MeasurementRecord)]
+    details = [r.details for (r,) in rows]
     assert [d["processes"] for d in details] == [1, 2]
     assert details[0]["loss"] == pytest.approx(details[1]["loss"], rel=1e-4)
 
@@ -225,20 +225,26 @@ def test_backbone_weights_come_from_a_file_and_another_backbones_are_refused(
     assert torch.equal(kept["model.backbone.stem.0.weight"], right.conv1.weight)
 
 
+def measured(file: Path, quantity: str) -> list[MeasurementRecord]:
+    return [r for r in read_records(file) if isinstance(r, MeasurementRecord) and r.quantity == quantity]
+
+
 def test_the_command_records_both_implementations_and_resumes_a_finished_run(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--data", f"coco:{folder}", *OPTIONS, "--epochs", "1", "--batch-size", "4", "--implementation", "all"]
     assert train.main([*common, "--results", str(tmp_path)]) == 0
     file = next(tmp_path.rglob("records.jsonl"))
-    rows = [r for r in read_records(file) if isinstance(r, MeasurementRecord)]
-    assert [(r.subject, r.role, r.quantity) for r in rows] == [
-        ("ours", "subject", "average_precision"),
-        ("torchvision.models.detection", "reference", "average_precision"),
-    ]
+    rows = measured(file, "average_precision")
+    assert [(r.subject, r.role) for r in rows] == [("ours", "subject"), ("torchvision.models.detection", "reference")]
+    overlaps = measured(file, "anchor_overlap")
+    assert overlaps
+    assert all(0 < v <= 1 for r in overlaps for v in r.samples)
+    assert len(list((file.parent / "pictures").glob("*.jpg"))) == 2 * min(4, len(list(folder.glob("val2017/*"))))
     assert len({r.comparison for r in rows}) == 1
     assert train.main([*common, "--resume", str(file.parent)]) == 0
-    assert len(list(read_records(file))) == 2
+    assert len(measured(file, "average_precision")) == 2
+    assert measured(file, "anchor_overlap") == overlaps
     assert train.main([*common, "--resume", str(file.parent), "--seed", "3"]) == 4
     assert "saved with seed 0; asked for 3" in capsys.readouterr().out
     assert train.main([*common, "--data", "coco:nowhere"]) == 4

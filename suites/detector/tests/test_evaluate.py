@@ -15,7 +15,7 @@ from suites.detector import evaluate
 from suites.detector.data import DetectionImages, read
 from suites.detector.precision import FIGURES, average_precision, detections
 from suites.detector.synthetic import write
-from suites.detector.test_train import training
+from suites.detector.tests.test_train import training
 
 
 @pytest.fixture(scope="module")
