@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.subjects import first_line
@@ -29,6 +29,8 @@ RECOUNT = 5.0
 """Seconds between counts of the nodes."""
 DESERTED = 300.0
 """Seconds without any node that can run a task before the sweep gives up; what is done stays, to be gone on with."""
+UNREACHABLE = 60.0
+"""Seconds for which the mailbox may not be reached."""
 
 Execute = Callable[[Task, "Order"], Iterator[Event]]
 
@@ -70,19 +72,21 @@ def run_suites(task: Task, order: Order) -> Iterator[Event]:
 
 
 class Mailbox:
-    """Keeps what workers send until the driver asks."""
+    """Keeps what workers send until the driver has it."""
 
     def __init__(self) -> None:
         self._letters: list[tuple[int, Event]] = []
+        self._gone = 0
 
     def put(self, number: int, event: Event) -> None:
         """From a worker."""
         self._letters.append((number, event))
 
-    def take(self) -> list[tuple[int, Event]]:
-        """Everything since the last time."""
-        letters, self._letters = self._letters, []
-        return letters
+    def take(self, known: int) -> list[tuple[int, Event]]:
+        """Everything after the first ``known`` letters, which are let go: asked again, it answers the same."""
+        del self._letters[: known - self._gone]
+        self._gone = known
+        return list(self._letters)
 
 
 def carry_out(execute: Execute, number: int, task: Task, order: Order, mailbox: Any) -> Event:
@@ -103,7 +107,8 @@ class RayEngine:
 
     def __init__(self, order: Order, *, execute: Execute = run_suites) -> None:
         self.order = order
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=True)
+        # With the driver, so that no other node's death takes it along.
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).options(scheduling_strategy=here).remote()
         self._task = ray.remote(num_cpus=order.cpus, num_gpus=order.gpus, max_retries=0)(carry_out).options(
             scheduling_strategy="SPREAD"
@@ -111,7 +116,7 @@ class RayEngine:
         self._execute = ray.put(execute)
         self._order = ray.put(order)
         self._flying: dict[Any, int] = {}
-        self._number = 0
+        self._number = self._heard = 0
         self._slots, self._counted, self._peopled = 0, -RECOUNT, time.monotonic()
 
     def room(self) -> int:
@@ -140,8 +145,21 @@ class RayEngine:
         if flying:
             ray.wait(flying, num_returns=1, timeout=patience, fetch_local=False)
             over, _ = ray.wait(flying, num_returns=len(flying), timeout=0, fetch_local=False)
-        letters: list[tuple[int, Event]] = ray.get(self._mailbox.take.remote())  # after the ends were seen
+        letters = self._letters()  # after the ends were seen
         return [*letters, *((self._flying.pop(reference), _end(reference)) for reference in over)]
+
+    def _letters(self) -> list[tuple[int, Event]]:
+        until = time.monotonic() + UNREACHABLE
+        while True:
+            try:
+                letters: list[tuple[int, Event]] = ray.get(self._mailbox.take.remote(self._heard))
+            except ActorUnavailableError:  # a connection that broke, as when a node goes; it may be back in a moment
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+            else:
+                self._heard += len(letters)
+                return letters
 
     def stop(self) -> None:
         """See `harness.sweep.dispatch.Engine`."""
