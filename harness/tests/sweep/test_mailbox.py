@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("ray", reason="sweeps need Ray: pip install -e '.[sweep]'")
+
 from harness.sweep.engine import Mailbox
 from harness.sweep.events import Rows
 
