@@ -74,7 +74,7 @@ def _check_statistics(bench: Workbench, model: nn.Module) -> None:
 def _check_spread(bench: Workbench, model: nn.Module) -> None:
     """No convolution or linear layer starts with weights so large that they swamp every step that is taken."""
     grafted = transplant(bench).grafted[0]
-    fresh = {n: p.detach().double() for n, p in model.named_parameters()}
+    fresh = {n: p.detach() for n, p in model.named_parameters()}
     starts = grafted.alignment.to_reference(fresh)
     for name, module in grafted.model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in starts:
@@ -82,7 +82,7 @@ def _check_spread(bench: Workbench, model: nn.Module) -> None:
             groups = module.groups if isinstance(module, nn.Conv2d) else 1
             fan_in = weight[0].numel()
             fan_out = fan_in // weight.shape[1] * len(weight) // groups
-            spread, widest = weight.std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
+            spread, widest = weight.double().std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
             assert spread <= widest, (
                 f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
                 f"standard deviation of {spread:.2g}; expected at most {widest:.2g}, {WIDEST:g} times what He "

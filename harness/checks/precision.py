@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,8 @@ def _judge(
     images = bench.images(3, made.side, seed=11).float().double()  # representable: only the computing differs
     with torch.no_grad():
         exact = made.grafted[0].model(images)
-        theirs = max(rowwise(_in_float32(g.model, forward, images), exact) for g in made.grafted)
-        ours = rowwise(_in_float32(made.subject, forward, images), exact)
+        theirs = max(rowwise(forward(_single(bench, g.model), images), exact) for g in made.grafted)
+        ours = rowwise(forward(_single(bench, made.subject), images), exact)
     bound = max(margin * theirs, least)
     bench.notes.update(error=ours, reference_error=theirs, bound=bound)
     if ours > bound:
@@ -76,8 +77,7 @@ def _judge_training_step(bench: Workbench) -> None:
     images = bench.images(2, made.side, seed=12).float()
 
     def missing(enabled: bool) -> set[str]:
-        single = copy.deepcopy(made.subject).float().train()
-        single.zero_grad(set_to_none=True)
+        single = copy.deepcopy(_single(bench, made.subject)).train()
         with seeded(bench.seed), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             logits = bench.logits(single, images)
             bench.backward(torch.nn.functional.cross_entropy(logits, torch.arange(2)))
@@ -99,11 +99,12 @@ def _judge_gradients(bench: Workbench) -> None:
     images = bench.images(3, made.side, seed=11).float()
 
     def gradients(model: nn.Module) -> dict[str, Tensor]:
-        single = copy.deepcopy(model).float()
-        single.zero_grad(set_to_none=True)
+        single = _single(bench, model)
         logits = bench.logits(single, images)
         bench.backward(logits, cotangent(bench, logits))
-        return {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
+        found = {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
+        single.zero_grad(set_to_none=True)
+        return found
 
     exact = run(bench, grafted.model, images.double(), train=False).gradients
     expected = {n: g for n, g in exact.items() if g is not None}
@@ -123,8 +124,15 @@ def _judge_gradients(bench: Workbench) -> None:
     )
 
 
-def _in_float32(model: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], images: Tensor) -> Tensor:
-    return forward(copy.deepcopy(model).float(), images)
+def _single(bench: Workbench, model: nn.Module) -> nn.Module:
+    """A copy of the model in float32, made once for all checks, without a float64 copy on the way."""
+
+    def make() -> nn.Module:
+        cast: dict[int, Any] = {id(p): nn.Parameter(p.detach().float()) for p in model.parameters()}
+        return copy.deepcopy(model, cast).float()
+
+    single: nn.Module = bench.shared(f"float32 {id(model)}", make)
+    return single
 
 
 def check_parity_photographs(bench: Workbench) -> None:
