@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.evidence import Pair, difference, forward
+from harness.mutants.evidence import Pair, difference, forward, gradients
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import EFFICIENTNET, RESNET12, RESNET17
 from harness.mutants.surgery import Around, become, of_type
-from suites.resnet.model import ResNet
+from suites.resnet.model import BasicBlock, ResNet
 
 
 def _trained_at(batch: int) -> Any:
@@ -94,6 +94,56 @@ class CutInChannelsLast(Around):
 )
 def cut_in_channels_last(model: Any) -> nn.Module:
     return CutInChannelsLast(model)
+
+
+def _largest_change(pair: Pair, shape: tuple[int, int, int, int]) -> float:
+    """Of any gradient in train mode on images of ``shape``; one where it is missing."""
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, got = (gradients(model.train(), images) for model in pair.filled())
+    return max(difference(got[n], e) if n in got else 1.0 for n, e in expected.items() if float(e.norm()) > 0)
+
+
+class CutOnLargeImages(Around):
+    """Detaches the stem's output in train mode where images are large, to save memory."""
+
+    net: ResNet
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = self.training and x.shape[-1] >= 128
+        x = self.net.stem(x)
+        x = x.detach() if large else x
+        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+
+
+@mutant(
+    RESNET12,
+    "In train mode the stem gets no gradient where images have 128 pixels and more",
+    check="gradients",
+    category="size",
+    evidence=lambda pair: _largest_change(pair, (2, 3, 128, 128)),
+)
+def cut_on_large_images(model: Any) -> nn.Module:
+    return CutOnLargeImages(model)
+
+
+class CutInLargeBatches(BasicBlock):
+    """Its shortcut is detached where the batch is large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(out + self.shortcut(x.detach() if len(x) > 24 else x))
+
+
+@mutant(
+    RESNET12,
+    "A shortcut is detached in batches of more than 24 images",
+    check="gradients",
+    category="batch",
+    evidence=lambda pair: _largest_change(pair, (25, 3, 32, 32)),
+)
+def cut_in_large_batches(model: Any) -> nn.Module:
+    become(next(block for _, block in of_type(model, BasicBlock)), CutInLargeBatches)
+    return model
 
 
 class CutUnderAutocast(Around):
