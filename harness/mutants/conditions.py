@@ -169,14 +169,16 @@ def cut_under_autocast(model: Any) -> nn.Module:
     return CutUnderAutocast(model)
 
 
+def _first_deviation(model: nn.Module) -> float:
+    return float(next(model.parameters()).detach().std())
+
+
 @mutant(
     RESNET12,
     "Convolutions start at deviation one, which BatchNorm hides: steps of a usual size hardly turn them",
     check="initialisation",
     category="initialisation",
-    evidence=lambda pair: abs(
-        float(next(pair.faulty(10).parameters()).std() / next(pair.correct(10).parameters()).std()) - 1
-    ),
+    evidence=lambda pair: abs(_first_deviation(pair.faulty(10)) / _first_deviation(pair.correct(10)) - 1),
 )
 def convolutions_start_at_deviation_one(model: Any) -> nn.Module:
     for _, conv in of_type(model, nn.Conv2d):
