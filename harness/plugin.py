@@ -166,7 +166,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session = config.stash[SESSION]
     gpu = pytest.mark.skip(reason="needs a CUDA device, and --device is " + session.device)
     slow = pytest.mark.skip(reason="a benchmark: run with --benchmark")
+    warned = pytest.mark.filterwarnings("default")  # a subject or a library that warns may still be right
     for item in items:
+        if {"subject", "published"} & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("speed"):
+            item.add_marker(warned)
         if item.get_closest_marker("gpu") and not session.device.startswith("cuda"):
             item.add_marker(gpu)
         if item.get_closest_marker("speed") and not config.getoption("--benchmark"):

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +155,8 @@ def import_subject(spec: str) -> ModuleType:
         if str(path.parent) not in sys.path:  # a subject file may import its neighbours
             sys.path.insert(0, str(path.parent))
         try:
-            loader.loader.exec_module(module)
+            with _warnings_shown():
+                loader.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise RequestError(
@@ -161,12 +164,21 @@ def import_subject(spec: str) -> ModuleType:
             ) from error
         return module
     try:
-        return importlib.import_module(spec)
+        with _warnings_shown():
+            return importlib.import_module(spec)
     except (Exception, SystemExit) as error:
         raise RequestError(
             f"--subject {spec}: importing it raised {type(error).__name__}: {first_line(error)} "
             "(give a file as path/to/file.py, a module by its import name)"
         ) from error
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Warnings are no errors here, whatever the project's own tests make of them: a subject that warns may be right."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
 
 
 def label_of(spec: str) -> str:

@@ -134,6 +134,33 @@ def test_only_the_subjects_are_judged_and_the_others_still_run(tmp_path: Path) -
     assert load(done.folder).complete
 
 
+WARNS = """
+import warnings
+import torchvision
+
+warnings.warn("this module will move", DeprecationWarning)
+
+
+class Warns(torchvision.models.ResNet):
+    def forward(self, x):
+        warnings.warn("this layer will change")
+        float(self.conv1.weight.sum())  # which torch warns of
+        return super().forward(x)
+
+
+def resnet18(num_classes=1000):
+    warnings.warn("this factory is deprecated", FutureWarning)
+    return Warns(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+"""
+
+
+def test_a_subject_that_warns_may_be_right(tmp_path: Path) -> None:
+    """Though the project's own tests take every warning for an error."""
+    done = run(tmp_path, "-k", "gradients or shapes_on_values", subjects={"warns": WARNS})
+    assert done.outcomes("warns") == {"gradients": "passed", "shapes_on_values": "passed"}, done.out
+    assert "this layer will change" in done.out
+
+
 def test_tests_of_the_suites_own_code_are_not_about_a_subject(tmp_path: Path) -> None:
     done = run(tmp_path, *LIST, subjects={"right": GOOD})
     assert done.code == pytest.ExitCode.OK
