@@ -18,9 +18,11 @@ from reports.detection import (
     precision_curves,
     precision_tables,
 )
+from reports.families import scaling
 from reports.frames import load
 from reports.page import render
-from reports.tests.made_runs import ENVIRONMENT, SCRIPT, measured, write_run
+from reports.speed import speeds
+from reports.tests.made_runs import ENVIRONMENT, SCRIPT, latency, measured, write_run
 
 
 @pytest.fixture
@@ -98,3 +100,17 @@ def test_a_run_without_any_of_it_has_no_such_parts(tmp_path: Path) -> None:
     assert not pictures(path)
     page = render(run)
     assert all(f'id="{part}"' not in page for part in ("depth", "attention", "detection"))
+
+
+def test_a_scaling_is_over_one_batch_size(tmp_path: Path) -> None:
+    """An architecture that was measured with another batch too has one point, at the batch that all have."""
+    path = tmp_path / "batches"
+    rows: list[Record] = [
+        latency(0.1 * (i + 1), architecture=f"efficientnet_b{i}", suite="efficientnet", batch_size=1) for i in range(3)
+    ]
+    rows.append(latency(0.4, architecture="efficientnet_b0", suite="efficientnet", batch_size=8, comparison="other"))
+    write_run(path, rows, ENVIRONMENT)
+    run = load(path)
+    found = scaling(run, speeds(run))
+    measured_ones = found[found["source"] == "measured"]
+    assert list(measured_ones["architecture"]) == ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"]
