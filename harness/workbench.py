@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -151,11 +151,14 @@ class Workbench:
 
     def small_copy(self) -> nn.Module:
         """A copy of one module for images of `small_side` that is built once; a new one where it can't be copied."""
-        built: nn.Module = self.shared("small", self.small)
+        return self.copied(self.shared("small", self.small), self.small)
+
+    def copied(self, model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+        """A copy of ``model``; ``make()`` where it can't be copied."""
         try:
-            return copy.deepcopy(built)
+            return copy.deepcopy(model)
         except Exception:  # a module that holds a graph or a lock is legal, and can't be copied
-            return self.small()
+            return make()
 
     def on_meta(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
         """A new weightless module in eval mode; built on the CPU first where the factory can't run on meta."""

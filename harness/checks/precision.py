@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from harness.checks.comparison import bound_there
 from harness.checks.localise import locate
 from harness.lifting import LiftFloat32
 from harness.photographs import photographs
-from harness.transplant import CEILING, Transplant, cotangent, relative, rowwise, run, transplant
+from harness.transplant import CEILING, Transplant, cotangent, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
 MARGIN = 20.0
@@ -54,8 +53,8 @@ def _judge(
     images = bench.images(3, made.side, seed=11).float().double()  # representable: only the computing differs
     with torch.no_grad():
         exact = made.grafted[0].model(images)
-        theirs = max(rowwise(forward(_single(bench, g.model), images), exact) for g in made.grafted)
-        ours = rowwise(forward(_single(bench, made.subject), images), exact)
+        theirs = max(rowwise(forward(_single(bench, made, g.model), images), exact) for g in made.grafted)
+        ours = rowwise(forward(_single(bench, made, made.subject), images), exact)
     bound = max(margin * theirs, least)
     bench.notes.update(error=ours, reference_error=theirs, bound=bound)
     if ours > bound:
@@ -77,7 +76,7 @@ def _judge_training_step(bench: Workbench) -> None:
     images = bench.images(2, made.side, seed=12).float()
 
     def missing(enabled: bool) -> set[str]:
-        single = copy.deepcopy(_single(bench, made.subject)).train()
+        single = _cast(bench, made, made.subject).train()
         with seeded(bench.seed), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             logits = bench.logits(single, images)
             bench.backward(torch.nn.functional.cross_entropy(logits, torch.arange(2)))
@@ -99,7 +98,7 @@ def _judge_gradients(bench: Workbench) -> None:
     images = bench.images(3, made.side, seed=11).float()
 
     def gradients(model: nn.Module) -> dict[str, Tensor]:
-        single = _single(bench, model)
+        single = _single(bench, made, model)
         logits = bench.logits(single, images)
         bench.backward(logits, cotangent(bench, logits))
         found = {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
@@ -124,14 +123,18 @@ def _judge_gradients(bench: Workbench) -> None:
     )
 
 
-def _single(bench: Workbench, model: nn.Module) -> nn.Module:
-    """A copy of the model in float32, made once for all checks, without a float64 copy on the way."""
+def _single(bench: Workbench, made: Transplant, model: nn.Module) -> nn.Module:
+    """`_cast`, once for all checks."""
+    single: nn.Module = bench.shared(f"float32 {id(model)}", lambda: _cast(bench, made, model))
+    return single
 
-    def make() -> nn.Module:
-        cast: dict[int, Any] = {id(p): nn.Parameter(p.detach().float()) for p in model.parameters()}
-        return copy.deepcopy(model, cast).float()
 
-    single: nn.Module = bench.shared(f"float32 {id(model)}", make)
+def _cast(bench: Workbench, made: Transplant, model: nn.Module) -> nn.Module:
+    """A model of the transplant in float32, in eval mode; it is left as it is."""
+    if model is not made.subject:
+        return copy.deepcopy(model).float()
+    single = bench.small_copy().float().requires_grad_(True).eval()
+    load(single, state(model))
     return single
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import tempfile
 import warnings
@@ -35,7 +34,7 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         path = Path(folder) / "weights.safetensors"
         save_file(tensors, path)
         loaded = load_file(path)
-    second = copy.deepcopy(fresh(bench).models[1]).double().eval()
+    second = bench.copied(fresh(bench).models[1], lambda: _built_from(bench, 2)).double().eval()
     try:
         second.load_state_dict(loaded)
     except RuntimeError as error:
@@ -223,6 +222,12 @@ def fresh(bench: Workbench) -> Fresh:
 
     built: Fresh = bench.shared("fresh", make)
     return built
+
+
+def _built_from(bench: Workbench, start: int) -> nn.Module:
+    """As `fresh` builds it."""
+    with _generators(bench.seed + start):
+        return bench.build(CLASSES, seeding=False, **bench.size)
 
 
 def check_global_state(bench: Workbench) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.evidence import Pair, difference, forward, gradients
+from harness.mutants.evidence import Pair, difference, forward, train_gradient
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import EFFICIENTNET, RESNET12, RESNET17
 from harness.mutants.surgery import Around, become, of_type
@@ -74,15 +74,25 @@ def _stem_gradient(pair: Pair, *, layout: torch.memory_format, autocast: bool) -
     return float(next(faulty.parameters()).grad is None)
 
 
-class CutInChannelsLast(Around):
-    """Records nothing of its first half in train mode where the images are channels_last."""
+class CutStem(Around):
+    """Detaches the stem's output under one condition."""
 
     net: ResNet
 
+    def cut(self, images: Tensor) -> bool:
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.training and x.stride(1) == 1)):
-            x = self.net.stem(x)
-        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+        features = self.net.stem(x)
+        features = features.detach() if self.cut(x) else features
+        return self.net.head(self.net.pool(self.net.stages(features)).flatten(1))
+
+
+class CutInChannelsLast(CutStem):
+    """In train mode, where the images are channels_last."""
+
+    def cut(self, images: Tensor) -> bool:
+        return self.training and images.stride(1) == 1
 
 
 @mutant(
@@ -96,23 +106,11 @@ def cut_in_channels_last(model: Any) -> nn.Module:
     return CutInChannelsLast(model)
 
 
-def _largest_change(pair: Pair, shape: tuple[int, int, int, int]) -> float:
-    """Of any gradient in train mode on images of ``shape``; one where it is missing."""
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected, got = (gradients(model.train(), images) for model in pair.filled())
-    return max(difference(got[n], e) if n in got else 1.0 for n, e in expected.items() if float(e.norm()) > 0)
+class CutOnLargeImages(CutStem):
+    """In train mode, where the images are large."""
 
-
-class CutOnLargeImages(Around):
-    """Detaches the stem's output in train mode where images are large, to save memory."""
-
-    net: ResNet
-
-    def forward(self, x: Tensor) -> Tensor:
-        large = self.training and x.shape[-1] >= 128
-        x = self.net.stem(x)
-        x = x.detach() if large else x
-        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+    def cut(self, images: Tensor) -> bool:
+        return self.training and images.shape[-1] >= 128
 
 
 @mutant(
@@ -120,7 +118,7 @@ class CutOnLargeImages(Around):
     "In train mode the stem gets no gradient where images have 128 pixels and more",
     check="gradients",
     category="size",
-    evidence=lambda pair: _largest_change(pair, (2, 3, 128, 128)),
+    evidence=lambda pair: train_gradient(pair, (2, 3, 128, 128)),
 )
 def cut_on_large_images(model: Any) -> nn.Module:
     return CutOnLargeImages(model)
@@ -136,26 +134,34 @@ class CutInLargeBatches(BasicBlock):
 
 @mutant(
     RESNET12,
-    "A shortcut is detached in batches of more than 24 images",
+    "The shortcuts are detached in batches of more than 24 images",
     check="gradients",
     category="batch",
-    evidence=lambda pair: _largest_change(pair, (25, 3, 32, 32)),
+    evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
 )
 def cut_in_large_batches(model: Any) -> nn.Module:
-    become(next(block for _, block in of_type(model, BasicBlock)), CutInLargeBatches)
+    for _, block in of_type(model, BasicBlock):
+        become(block, CutInLargeBatches)
     return model
 
 
-class CutUnderAutocast(Around):
-    """Detaches the stem's output under autocast."""
+@mutant(
+    RESNET12,
+    "One shortcut's projection gets no image in batches of more than 24",
+    check="gradients",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
+)
+def projection_cut_in_large_batches(model: Any) -> nn.Module:
+    become(of_type(model, BasicBlock)[-1][1], CutInLargeBatches)
+    return model
 
-    net: ResNet
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.net.stem(x)
-        if torch.is_autocast_enabled("cpu"):
-            x = x.detach()
-        return self.net.head(self.net.pool(self.net.stages(x)).flatten(1))
+class CutUnderAutocast(CutStem):
+    """Under autocast."""
+
+    def cut(self, images: Tensor) -> bool:
+        return torch.is_autocast_enabled("cpu")
 
 
 @mutant(

@@ -127,8 +127,17 @@ def statistics(pair: Pair) -> float:
 
 def gradient(pair: Pair) -> float:
     """The largest of any gradient, of a parameter or of the input, in eval mode; one where it is missing."""
-    correct, faulty = pair.filled()
-    expected, got = gradients(correct, pair.images()), gradients(faulty, pair.images())
+    return _gradient(pair, pair.images(), train=False)
+
+
+def train_gradient(pair: Pair, shape: tuple[int, int, int, int]) -> float:
+    """`gradient` in train mode, on random images of ``shape``."""
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return _gradient(pair, images, train=True)
+
+
+def _gradient(pair: Pair, images: Tensor, *, train: bool) -> float:
+    expected, got = (gradients(model.train(train), images) for model in pair.filled())
     return max(difference(got[n], e) if n in got else 1.0 for n, e in expected.items() if float(e.norm()) > 0)
 
 

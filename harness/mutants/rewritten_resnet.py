@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -243,3 +244,45 @@ def pointwise_einsum(model: Any) -> nn.Module:
         if conv.kernel_size == (1, 1):
             become(conv, PointwiseByLinear)
     return model
+
+
+class FoldedNorm(nn.BatchNorm2d):
+    """One multiplication and one addition in eval mode; in train mode the definition, with its own additions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if self.training:
+            variance, mean = torch.var_mean(input.to(self.weight.dtype), (0, 2, 3), correction=0)
+            count = input.numel() // len(mean)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, 0.1)
+                self.running_var.lerp_(variance * (count / (count - 1)), 0.1)
+            scale = self.weight / (variance + self.eps).sqrt()
+        else:
+            mean, scale = self.running_mean, self.weight / (self.running_var + self.eps).sqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift.view(-1, 1, 1), input, scale.view(-1, 1, 1))
+
+
+@rewriting(RESNET12, "BatchNorm is folded to one scale and shift, which train mode computes with additions of its own")
+def folded_norms(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, FoldedNorm)
+    return model
+
+
+class Locked(Around):
+    """Holds a lock, so that it can't be copied."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.lock = Lock()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+
+@rewriting(RESNET12, "the module holds a lock, so that it can't be copied")
+def holds_a_lock(model: Any) -> nn.Module:
+    return Locked(model)

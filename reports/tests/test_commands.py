@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import fsspec
@@ -27,6 +28,14 @@ def test_history_has_a_row_per_run_and_figure(tmp_path: Path) -> None:
     first = frame[(frame["figure"] == RATIO) & (frame["reference"] == "timm")].iloc[0]
     assert first["value"] == pytest.approx(1.25, rel=0.01)
     assert (first["run"], first["commit"]) == ("20260101", "0" * 40)
+
+
+def test_a_row_with_what_json_has_not_still_counts(tmp_path: Path) -> None:
+    """Python writes NaN and infinity, which JSON has no words for."""
+    failed = check("parity_eval", "failed", details={"error": math.nan, "bound": math.inf})
+    write_run(tmp_path / "run", [failed])
+    frame = history(str(tmp_path))
+    assert list(frame.loc[frame["figure"] == FAILED, "value"]) == [1.0]
 
 
 def test_the_page_of_many_runs_names_the_change_and_its_commit(
