@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import workers
 from harness.checks import BREADTH, check_names, find_check
 from harness.options import MeasurementOptions, add_measurement_options, add_options
 from harness.processes import measurer
@@ -58,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.collectonly and not session.specs and session.device == "auto":
         session.device = "cpu"  # listing tests needs no torch
     try:
+        workers.begin(config, session)
         session.validate()
     except RequestError as error:
         raise pytest.UsageError(str(error)) from None
@@ -178,7 +180,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(0))  # each of its processes has the limit
     if session.patterns or session.specs:
         _deselect_own(config, session, items)
-    if session.measurement.resume:
+    if session.done:
         _deselect_done(config, session, items)
     asked = session.patterns or session.specs
     suites = {Path(str(i.path)).parent.name for i in items}
@@ -214,9 +216,9 @@ def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.It
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Open the run's folder once it is clear that something will be recorded."""
     kept = session.config.stash[SESSION]
-    if kept.measurement.resume and not any(_subject_of(i) for i in session.items):
+    if kept.measurement.resume and kept.outbox is None and not any(_subject_of(i) for i in session.items):
         pytest.exit(f"--resume {kept.measurement.resume}: nothing is missing", returncode=0)
-    if session.config.option.collectonly or not any(_records(i) for i in session.items):
+    if session.config.option.collectonly or kept.outbox is not None or not any(_records(i) for i in session.items):
         return
     try:
         kept.open_store()
@@ -255,10 +257,22 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Record the outcome of every test of a subject."""
     report = yield
+    session = item.config.stash[SESSION]
+    row = _row(item, call, report, session)
+    if row is not None:
+        session.record(row)
+    if session.outbox:
+        report.rows = workers.packed(session.outbox)
+        session.outbox.clear()
+    return report
+
+
+def _row(
+    item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, session: Session
+) -> CheckRecord | None:
     subject = _subject_of(item)
     if subject is None or (report.when != "call" and report.passed) or report.when == "teardown":
-        return report
-    session = item.config.stash[SESSION]
+        return None
     params = _params(item)
     name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
     if item.get_closest_marker("speed"):
@@ -268,22 +282,19 @@ def pytest_runtest_makereport(
         message = f"{subject.who}: did not come back within --timeout: {message}"
     if "did not come back within --timeout" in message:
         session.hung[subject.id] = str(name)
-    session.record(
-        CheckRecord(
-            run=session.run,
-            suite=subject.family.name,
-            architecture=subject.architecture.name,
-            subject=subject.label,
-            check=str(name),
-            outcome=_outcome(report, call),
-            message=message,
-            reproduce=_reproduce(item, session),
-            test=item.nodeid,
-            seconds=report.duration,
-            details=dict(session.workbench(subject).notes) if "check" in params or "name" in params else {},
-        )
+    return CheckRecord(
+        run=session.run,
+        suite=subject.family.name,
+        architecture=subject.architecture.name,
+        subject=subject.label,
+        check=str(name),
+        outcome=_outcome(report, call),
+        message=message,
+        reproduce=_reproduce(item, session),
+        test=item.nodeid,
+        seconds=report.duration,
+        details=dict(session.workbench(subject).notes) if "check" in params or "name" in params else {},
     )
-    return report
 
 
 def _outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> Outcome:

@@ -61,6 +61,8 @@ class Session:
     failed: dict[str, list[str]] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     store_error: str = ""
+    outbox: list[Record] | None = None
+    """In a worker process: rows on their way to the controller, which keeps them."""
     _bench: Workbench | None = None
     _measuring: Measuring | None = None
     _environment: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class Session:
         if self.device != "cpu":
             self.device = _device(self.device)
         self.measurement.validate_for(self.device)
-        if self.measurement.resume:
+        if self.measurement.resume and self.outbox is None:
             self._resume(self.measurement.resume)
 
     @cached_property
@@ -186,7 +188,9 @@ class Session:
     def record(self, record: Record) -> None:
         """Keep a row, in memory and in the store. A full disk is said once and ends nothing."""
         self._note(record)
-        if self.store is not None:
+        if self.outbox is not None:
+            self.outbox.append(record)
+        elif self.store is not None:
             try:
                 self.store.append(record)
             except StoreError as error:

@@ -21,8 +21,8 @@ BATCH_NORMS = (
 class ShapeTrace(TorchDispatchMode):
     """Every shape that appears in a forward pass.
 
-    On the meta device torch composes batch-normalisations and element-wise operations in Python, at up to 3 ms each.
-    Their shapes follow one rule (that of the input, and broadcasting), which is applied here instead.
+    On the meta device torch composes convolutions, batch-normalisations and element-wise operations in Python, at up
+    to 3 ms each. Their shapes follow one rule each, which is applied here instead.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,8 @@ def _by_rule(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None)
     if kwargs or not args or not isinstance(args[0], Tensor) or not args[0].is_meta:
         return None
     first = args[0]
+    if func is aten.convolution.default:
+        return _convolved(*args)
     if func in BATCH_NORMS and args[3] is not None:
         if args[3].numel() != first.shape[1]:
             raise RuntimeError(f"running_mean has {args[3].numel()} elements, not {first.shape[1]}")
@@ -80,6 +82,33 @@ def _by_rule(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None)
     if name in COMPARISONS:
         return None
     return first.new_empty(shape)
+
+
+def _convolved(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor | None:
+    """What a plain two-dimensional convolution gives; None for the rest, and where something does not fit."""
+    plain = not transposed and images.ndim == weight.ndim == 4 and len(stride) == len(padding) == len(dilation) == 2
+    if not plain or images.shape[1] != groups * weight.shape[1]:
+        return None
+    if any(t.dtype is not images.dtype or not t.is_meta for t in (weight, bias) if t is not None):
+        return None
+    if len(weight) % groups or (bias is not None and bias.shape != weight.shape[:1]):  # torch itself lets it pass here
+        raise RuntimeError(f"a weight of {tuple(weight.shape)} does not fit {groups} groups, or its bias does not")
+    kernel = weight.shape[2:]
+    sides = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(images.shape[2:], padding, dilation, kernel, stride, strict=True)
+    ]
+    return images.new_empty((images.shape[0], weight.shape[0], *sides)) if min(sides) > 0 else None
 
 
 def _broadcast(operands: Sequence[Tensor]) -> torch.Size:

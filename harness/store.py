@@ -67,7 +67,7 @@ class RunStore:
 
     def append(self, record: Record) -> None:
         """Write one row. Raises StoreError on the first write that fails, and never again."""
-        line = json.dumps(_finite(to_row(record)), allow_nan=False, default=str).encode() + b"\n"
+        line = line_of(to_row(record)).encode() + b"\n"
         if self.unwritten:
             self.unwritten.append(record)
             return
@@ -88,20 +88,29 @@ class RunStore:
         self._file.close()
 
 
+def line_of(row: Mapping[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(_finite(row), allow_nan=False, default=str)
+
+
+def from_row(row: Mapping[str, Any]) -> Record:
+    """The record that ``to_row`` gave ``row`` for. Raises KeyError, TypeError or ValueError where it is none."""
+    kinds: dict[str, type[CheckRecord] | type[MeasurementRecord]]
+    kinds = {"check": CheckRecord, "measurement": MeasurementRecord}
+    kind = kinds[row["kind"]]
+    known = {f.name: row[f.name] for f in fields(kind) if f.name in row and f.name != "schema"}
+    return kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """The whole and valid rows of a ``records.jsonl``; whatever else a killed process left is passed over."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
-    kinds: dict[str, type[CheckRecord] | type[MeasurementRecord]]
-    kinds = {"check": CheckRecord, "measurement": MeasurementRecord}
     for line in lines:
         try:
-            row = json.loads(line)
-            kind = kinds[row["kind"]]
-            known = {f.name: row[f.name] for f in fields(kind) if f.name in row and f.name != "schema"}
-            yield kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
+            yield from_row(json.loads(line))
         except (ValueError, TypeError, KeyError):
             continue
 

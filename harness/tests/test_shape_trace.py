@@ -72,6 +72,11 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gate": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "power": lambda x: x**2,
     "cast": lambda x: x.double() * 2.0,
+    "convolution": lambda x: nn.functional.conv2d(x, x[:1, :, :2, :3], stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
+    "depthwise": lambda x: nn.functional.conv2d(x, x[0, :, None, :3, :3], x[0, :, 0, 0], padding=1, groups=3),
+    "same": lambda x: nn.functional.conv2d(x, x[:1, :, :3, :3], padding="same"),
+    "transposed": lambda x: nn.functional.conv_transpose2d(x, x[0, :, None, :2, :2], stride=2, output_padding=1),
+    "one dimension": lambda x: nn.functional.conv1d(x[0], x[0, :2, :, :2]),
 }
 
 
@@ -90,6 +95,10 @@ WRONG: dict[str, Callable[[Tensor], object]] = {
     "in place sum that would grow": lambda x: x[:1].add_(x),
     "norm of another width": lambda x: nn.BatchNorm2d(4, device=x.device).eval()(x),
     "layer norm of another width": lambda x: nn.LayerNorm(4, device=x.device)(x),
+    "convolution of other channels": lambda x: nn.functional.conv2d(x, x[:, :2]),
+    "convolution in unequal groups": lambda x: nn.functional.conv2d(x, x[:, :1, :2, :2], groups=3),
+    "convolution of too small images": lambda x: nn.functional.conv2d(x[..., :2, :2], x[..., :3, :3]),
+    "bias of another width": lambda x: nn.functional.conv2d(x, x[..., :2, :2], x[0, 0, 0]),
 }
 
 
