@@ -11,12 +11,12 @@ import pytest
 from harness import workers
 from harness.checks import BREADTH, check_names, find_check
 from harness.options import MeasurementOptions, add_measurement_options, add_options
+from harness.outcomes import params_of, row_of, subject_of
 from harness.processes import measurer
-from harness.records import SPEED, CheckRecord, Outcome
 from harness.session import Session
 from harness.store import StoreError
 from harness.strategies import PROFILE, register_profiles
-from harness.subjects import RequestError, Subject, family_of, first_line, known_names
+from harness.subjects import RequestError, family_of, first_line, known_names
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench
@@ -205,7 +205,7 @@ def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.It
 
     def foreign(item: pytest.Item) -> bool:
         path = Path(str(item.path))
-        return path.parent.name in suites and path.parent.parent.name == "suites" and "subject" not in _params(item)
+        return path.parent.name in suites and path.parent.parent.name == "suites" and "subject" not in params_of(item)
 
     dropped = [i for i in items if foreign(i)]
     if dropped:
@@ -216,7 +216,7 @@ def _deselect_own(config: pytest.Config, session: Session, items: list[pytest.It
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Open the run's folder once it is clear that something will be recorded."""
     kept = session.config.stash[SESSION]
-    if kept.measurement.resume and kept.outbox is None and not any(_subject_of(i) for i in session.items):
+    if kept.measurement.resume and kept.outbox is None and not any(subject_of(i) for i in session.items):
         pytest.exit(f"--resume {kept.measurement.resume}: nothing is missing", returncode=0)
     if session.config.option.collectonly or kept.outbox is not None or not any(_records(i) for i in session.items):
         return
@@ -226,27 +226,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-def _params(item: pytest.Item) -> dict[str, Any]:
-    callspec = getattr(item, "callspec", None)
-    return dict(callspec.params) if callspec is not None else {}
-
-
-def _subject_of(item: pytest.Item) -> Subject | None:
-    params = _params(item)
-    found = params.get("subject", params.get("published"))
-    return found if isinstance(found, Subject) else None
-
-
 def _records(item: pytest.Item) -> bool:
     """Whether it is a subject's, or a benchmark without one that will be run and keeps rows through `session`."""
     names = getattr(item, "fixturenames", ())
     timed = item.get_closest_marker("speed") is not None and bool(item.config.getoption("--benchmark"))
-    return _subject_of(item) is not None or (timed and "session" in names)
+    return subject_of(item) is not None or (timed and "session" in names)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A subject that hung once is not called again."""
-    subject = _subject_of(item)
+    subject = subject_of(item)
     if subject is not None and subject.id in item.config.stash[SESSION].hung:
         pytest.skip(f"not run: {subject.id} hung in {item.config.stash[SESSION].hung[subject.id]}")
 
@@ -258,77 +247,13 @@ def pytest_runtest_makereport(
     """Record the outcome of every test of a subject."""
     report = yield
     session = item.config.stash[SESSION]
-    row = _row(item, call, report, session)
+    row = row_of(item, call, report, session)
     if row is not None:
         session.record(row)
     if session.outbox:
-        report.rows = workers.packed(session.outbox)
+        report.rows = workers.packed(session.outbox)  # type: ignore[attr-defined]
         session.outbox.clear()
     return report
-
-
-def _row(
-    item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, session: Session
-) -> CheckRecord | None:
-    subject = _subject_of(item)
-    if subject is None or (report.when != "call" and report.passed) or report.when == "teardown":
-        return None
-    params = _params(item)
-    name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
-    if item.get_closest_marker("speed"):
-        name = SPEED + str(params.get("setting", params.get("mode", item.originalname.removeprefix("test_"))))  # type: ignore[attr-defined]
-    message = _message(report, call)
-    if "Timeout" in message and "pytest-timeout" in message:  # outside a call of the subject's own
-        message = f"{subject.who}: did not come back within --timeout: {message}"
-    if "did not come back within --timeout" in message:
-        session.hung[subject.id] = str(name)
-    return CheckRecord(
-        run=session.run,
-        suite=subject.family.name,
-        architecture=subject.architecture.name,
-        subject=subject.label,
-        check=str(name),
-        outcome=_outcome(report, call),
-        message=message,
-        reproduce=_reproduce(item, session),
-        test=item.nodeid,
-        seconds=report.duration,
-        details=dict(session.workbench(subject).notes) if "check" in params or "name" in params else {},
-    )
-
-
-def _outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> Outcome:
-    if hasattr(report, "wasxfail"):
-        return "xfailed" if report.skipped else "failed"
-    if report.passed:
-        return "passed"
-    if report.skipped:
-        return "skipped"
-    broken = call.excinfo is not None and not call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
-    return "error" if broken else "failed"
-
-
-def _message(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
-    if hasattr(report, "wasxfail"):
-        return str(report.wasxfail)
-    if report.passed:
-        return ""
-    if report.skipped and isinstance(report.longrepr, tuple):
-        return report.longrepr[2].removeprefix("Skipped: ")
-    if call.excinfo is None:
-        return first_line(Exception(report.longreprtext))
-    value = call.excinfo.value
-    text = str(value)
-    return text if isinstance(value, AssertionError | pytest.fail.Exception) else f"{type(value).__name__}: {text}"
-
-
-def _reproduce(item: pytest.Item, session: Session) -> str:
-    options = [f"--subject {s}" for s in session.specs]
-    if session.patterns:
-        options.append(f"--arch '{','.join(session.patterns)}'")
-    if session.seed:
-        options.append(f"--seed {session.seed}")
-    return " ".join([f"pytest '{item.nodeid}'", *options])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.records import CheckRecord, MeasurementRecord
+from harness.records import CheckRecord, MeasurementRecord, Record
 from harness.tests.judged import GOOD, Run, run, tiny
 from harness.workers import packed, unpacked
 from reports.frames import load
@@ -77,7 +77,7 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_rows_travel_whole() -> None:
     about: dict[str, Any] = {"run": "r", "suite": "vit", "architecture": "vit_b_16", "subject": "ours"}
-    rows = [
+    rows: list[Record] = [
         CheckRecord(**about, check="shapes", outcome="passed", test="t", seconds=0.25, details={"error": 1e-13}),
         MeasurementRecord(**about, comparison="c", quantity="attention", samples=(0.25, 0.75)),
     ]
