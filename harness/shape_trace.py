@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +29,14 @@ class ShapeTrace(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[tuple[int, ...]] = set()
+        self.operations: Counter[str] = Counter()
+        """How often each operation ran; views are left out, since they compute nothing."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if not func.is_view:
+            self.operations[func.overloadpacket.__name__] += 1
         quick = _by_rule(func, args, kwargs)
         if quick is not None:
             out = quick if isinstance(quick, Tensor) else quick[0]

@@ -98,6 +98,16 @@ class Workbench:
             raise
 
     def _materialised(self, model: nn.Module, num_classes: int, keywords: Mapping[str, Any]) -> nn.Module:
+        """``model`` with the parameters that a lazy module makes at its first call."""
+        for name, switch in (("eval", model.eval), ("train", model.train)):
+            training = model.training
+            returned: object = switch()
+            model.train(training)
+            if returned is not model:
+                raise SubjectError(
+                    f"{self.who}: {name}() returns {type(returned).__name__}; expected the module itself, as "
+                    "nn.Module's does"
+                )
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             channels = next((v for k, v in keywords.items() if k in CHANNEL_KEYWORDS), 3)
             size = next((v for k, v in keywords.items() if k in SIZE_KEYWORDS), self.architecture.input_size)
@@ -151,14 +161,29 @@ class Workbench:
 
     def small_copy(self) -> nn.Module:
         """A copy of one module for images of `small_side` that is built once; a new one where it can't be copied."""
-        return self.copied(self.shared("small", self.small), self.small)
+        original = self.shared("original", self._original)
+        return self.small() if original is None else copy.deepcopy(original)
 
     def copied(self, model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
         """A copy of ``model``; ``make()`` where it can't be copied."""
+        return make() if self.shared("original", self._original) is None else copy.deepcopy(model)
+
+    def _original(self) -> nn.Module | None:
+        """What `small_copy` copies; None where a copy can't be made, or does not compute what its original does.
+
+        A module that holds a lock is legal, and so is one with a hook that writes to the module it was made for.
+        """
+        model = self.small()
+        images = self.images(2, self.small_side()).float()
         try:
-            return copy.deepcopy(model)
-        except Exception:  # a module that holds a graph or a lock is legal, and can't be copied
-            return make()
+            kept, tried = copy.deepcopy(model), copy.deepcopy(model)
+            if not all(p.is_leaf for p in kept.parameters()):  # as torch copies scripted modules
+                return None
+            with torch.no_grad():
+                same = torch.equal(self.logits(tried.eval(), images), self.logits(model.eval(), images))
+        except Exception:
+            return None
+        return kept if same else None
 
     def on_meta(self, num_classes: int = 1000, **keywords: Any) -> nn.Module:
         """A new weightless module in eval mode; built on the CPU first where the factory can't run on meta."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise
+from harness.subjects import first_line
 from harness.transplant import CEILING, bounded, load, perturbed, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
+
+PASSES = 4
+"""After which what is kept from each pass has shown itself: the first ones may fill a cache of a fixed size."""
 
 LARGE_BATCH = 9
 """More than the eight that code written for one machine is most often limited to."""
@@ -109,6 +115,8 @@ def check_no_cache(bench: Workbench) -> None:
         f"{bench.who}: after a call on another input the first input's logits changed by {rowwise(again, first):.1e}: "
         "state is kept between calls"
     )
+    _expect_passes_apart(bench, model, one, two)
+    _expect_nothing_kept(bench)
     saved = {n: t.clone() for n, t in state(model).items()}
     generator = torch.Generator().manual_seed(bench.seed + 26)
     for tensor in state(model).values():
@@ -123,6 +131,46 @@ def check_no_cache(bench: Workbench) -> None:
         f"{bench.who}: after its weights and statistics were overwritten, as load_state_dict does, the logits differ "
         f"by {off:.1e} from those of a fresh instance that holds the same ones; expected at most {wide:.1e}: something "
         "that is derived from weights or inputs is cached"
+    )
+
+
+def _expect_passes_apart(bench: Workbench, model: nn.Module, one: Tensor, two: Tensor) -> None:
+    """The backward pass of one input, with and without a forward pass of another in between."""
+    gradients = []
+    for between in (False, True):
+        images = one.clone().requires_grad_()
+        with LiftFloat32():
+            logits = bench.logits(model, images)
+            if between:
+                bench.logits(model, two)
+            try:
+                (gradient,) = torch.autograd.grad(logits.sum(), images)
+            except RuntimeError as error:
+                raise AssertionError(
+                    f"{bench.who}: after a forward pass on another input, backward of the first one raised "
+                    f"{type(error).__name__}: {first_line(error)}"
+                ) from error
+        gradients.append(gradient)
+    error = rowwise(gradients[1], gradients[0])
+    assert error <= CEILING, (
+        f"{bench.who}: a forward pass on another input changes the gradient of the first by {error:.1e}; expected at "
+        f"most {CEILING:.0e}: what the backward pass needs is kept on the module, not with the graph"
+    )
+
+
+def _expect_nothing_kept(bench: Workbench) -> None:
+    """Tensors that are alive do not grow in number from each training pass to the next."""
+    model = bench.small_copy().train()
+    images = bench.images(4, bench.small_side(), seed=32).float()
+    alive = []
+    for _ in range(PASSES):
+        bench.logits(model, images)
+        gc.collect()
+        alive.append(sum(issubclass(type(o), Tensor) for o in gc.get_objects()))
+    growth = [later - earlier for earlier, later in pairwise(alive)]
+    assert min(growth) <= 0, (
+        f"{bench.who}: each forward pass leaves {min(growth)} tensors behind that nothing frees; expected none (outputs "
+        "or features gathered in a list keep every graph alive)"
     )
 
 
@@ -194,16 +242,26 @@ def _same_training(bench: Workbench, model: nn.Module, images: Tensor, laid_out:
 
 
 def check_mode_switch(bench: Workbench) -> None:
-    """``eval()`` leaves no trace: buffers stay, and eval logits after ``train()`` and ``eval()`` are as before."""
+    """``eval()`` leaves no trace: parameters and buffers stay, eval logits after ``train()`` and ``eval()`` are as
+    before, and what ran under ``inference_mode`` can still be trained.
+    """
     model = transplant(bench).subject
     images = bench.images(4, bench.small_side(), seed=28)
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     expected = _forward(bench, model, images)
     moved = [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
     assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
+    before = dict(model.named_parameters())
     model.train()
     model.eval()
     got = _forward(bench, model, images)
+    model.train()
+    other = [n for n, p in model.named_parameters() if before.get(n) is not p]
+    model.eval()
+    assert not other, (
+        f"{bench.who}: train() and eval() put new parameters in the place of {', '.join(other[:5])}; an optimizer made "
+        "before goes on with the old ones"
+    )
     _same(bench, "after train() and eval()", got, expected, _bound(bench))
     with torch.enable_grad(), LiftFloat32():
         tracked = bench.logits(model, images).detach()
@@ -213,6 +271,19 @@ def check_mode_switch(bench: Workbench) -> None:
     with torch.inference_mode():
         inferred = bench.logits(model, images).clone()
     _same(bench, "under inference_mode", inferred, plain, _bound(bench))
+    _expect_trainable_after_inference(bench, images.float())
+
+
+def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:
+    """A model that validates before it trains: nothing made under ``inference_mode`` may be kept for training."""
+    model = bench.small_copy().eval()
+    with torch.inference_mode():
+        bench.logits(model, images)
+    model.train()
+    try:
+        bench.backward(bench.logits(model, images).sum())
+    except AssertionError as error:
+        raise AssertionError(f"{error} (after a pass under inference_mode: a tensor made there is kept)") from error
 
 
 def check_nan_propagation(bench: Workbench) -> None:

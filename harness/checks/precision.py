@@ -133,7 +133,9 @@ def _cast(bench: Workbench, made: Transplant, model: nn.Module) -> nn.Module:
     """A model of the transplant in float32, in eval mode; it is left as it is."""
     if model is not made.subject:
         return copy.deepcopy(model).float()
-    single = bench.small_copy().float().requires_grad_(True).eval()
+    single = bench.small_copy().float().eval()
+    for parameter in single.parameters():
+        parameter.requires_grad_(True)
     load(single, state(model))
     return single
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,9 +55,61 @@ def check_shapes(bench: Workbench) -> None:
         bench.notes["meta"] = f"forward does not run on the meta device ({type(error).__name__}); real values decide"
         return
     side = architecture.input_size
+    operations = {}
     for classes, channels in configurations:  # what fails for the plainest input needs no search
-        _check_one(bench, model(classes, channels), (2, channels, side, side), classes, "meta")
+        trace = _check_one(bench, model(classes, channels), (2, channels, side, side), classes, "meta")
+        operations[classes, channels] = trace.operations
+    _expect_same_network(bench, models, operations)
+    _expect_size_followed(bench)
     describe_failure(bench, shapes)
+
+
+def _expect_same_network(
+    bench: Workbench,
+    models: Mapping[tuple[int, int], nn.Module],
+    operations: Mapping[tuple[int, int], Mapping[str, int]],
+) -> None:
+    """Class and channel counts change widths, and nothing else: the same operations, and parameters in proportion."""
+    for index, (what, other, keyword) in enumerate(((CLASS_COUNTS, 3, "num_classes"), (CHANNEL_COUNTS, CLASSES, ""))):
+        keys = {n: (n, other) if index == 0 else (other, n) for n in what}
+        keys = {n: key for n, key in keys.items() if key in models}
+        if len(keys) < 3:
+            continue
+        keyword = keyword or f"{bench.channel_keyword}"
+        sizes = {n: sum(p.numel() for p in models[key].parameters()) for n, key in keys.items()}
+        usual = 3 if index else 1000
+        low, high = sorted(keys)[-2:]
+        slope = (sizes[high] - sizes[low]) / (high - low)
+        for n, size in sizes.items():
+            expected = sizes[high] - slope * (high - n)
+            assert size == expected, (
+                f"{bench.who}: with {keyword}={n} it has {size:,} parameters; expected {expected:,.0f}, "
+                f"{slope:,.0f} for each, as with {keyword}={high} and {low}"
+            )
+            here, there = operations[keys[n]], operations[keys[usual]]
+            differ = sorted(f"{o} {here.get(o, 0)}x" for o in {*here, *there} if here.get(o, 0) != there.get(o, 0))
+            assert not differ, (
+                f"{bench.who}: with {keyword}={n} it runs {', '.join(differ[:5])}; with {keyword}={usual} "
+                f"{', '.join(f'{there.get(d.split()[0], 0)}x' for d in differ[:5])}: expected the same operations"
+            )
+
+
+def _expect_size_followed(bench: Workbench) -> None:
+    """Built for another image size, a network with positions has one for each patch and the class token."""
+    patch, keyword = bench.architecture.patch, bench.size_keyword
+    if patch is None or keyword is None:
+        return
+    base = bench.architecture.input_size
+    sides = (base, base - patch, base + patch, 2 * base)
+    counts = [sum(p.numel() for p in bench.on_meta(CLASSES, **{keyword: side}).parameters()) for side in sides]
+    patches = [(side // patch) ** 2 for side in sides]
+    width = (counts[0] - counts[1]) / (patches[0] - patches[1])
+    for side, count, number in zip(sides, counts, patches, strict=True):
+        expected = counts[0] + width * (number - patches[0])
+        assert count == expected, (
+            f"{bench.who}: with {keyword}={side} it has {count:,} parameters; expected {expected:,.0f}: a position "
+            f"embedding of width {width:,.0f} for each of the {number} patches"
+        )
 
 
 def check_shapes_on_values(bench: Workbench) -> None:
@@ -77,7 +131,9 @@ def check_shapes_on_values(bench: Workbench) -> None:
     describe_failure(bench, shapes)
 
 
-def _check_one(bench: Workbench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str) -> None:
+def _check_one(
+    bench: Workbench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str
+) -> ShapeTrace:
     keywords = f"num_classes={classes}"
     if shape[1] != 3:
         keywords += f", {bench.channel_keyword}={shape[1]}"
@@ -104,3 +160,4 @@ def _check_one(bench: Workbench, model: nn.Module, shape: tuple[int, int, int, i
             f"(width {stage.width}, stride {stage.stride}); of that width there are "
             f"{sorted(s for s in shapes.seen if len(s) == 4 and stage.width in s)[:4]}{line}"
         )
+    return shapes

@@ -76,6 +76,7 @@ class _LogitsOnly(nn.Module):
 def check_export(bench: Workbench) -> None:
     """``torch.export`` takes the module, and the exported program gives the same logits, also for another input."""
     made = transplant(bench)
+    _skip_scripted(made.subject)
     one, two = (bench.images(2, made.side, seed=s) for s in (41, 42))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,6 +95,7 @@ def check_export(bench: Workbench) -> None:
 def check_compile(bench: Workbench) -> None:
     """``torch.compile`` gives the same logits in eval mode, also for a second input."""
     made = transplant(bench)
+    _skip_scripted(made.subject)
     one, two = (bench.images(2, made.side, seed=s) for s in (43, 44))
     torch._dynamo.reset()
     compiled: Any = torch.compile(made.subject, backend=bench.compile_backend)
@@ -109,6 +111,11 @@ def check_compile(bench: Workbench) -> None:
         ) from error
     finally:
         torch._dynamo.reset()
+
+
+def _skip_scripted(model: nn.Module) -> None:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        pytest.skip("a module of torch.jit can't be exported or compiled: torch refuses it")
 
 
 def _agree(
