@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.expectation import Expectations
+
 aten = torch.ops.aten
 
 Scope = Literal["element", "sample", "batch"]
@@ -51,7 +53,8 @@ class ControlledRandomness(TorchDispatchMode):
 
     ``level`` is one number, or one per sample, for draws that decide for a sample or the batch. ``elements`` says what
     element-wise Bernoulli draws become: "scaled" keeps every element with the rescaling that the model applies,
-    "identity" also undoes that rescaling, as if the rate were zero.
+    "identity" also undoes that rescaling, as if the rate were zero; what is made of element-wise uniform numbers then
+    is its expectation.
     ``element_level`` is the level of element-wise draws.
     """
 
@@ -69,10 +72,11 @@ class ControlledRandomness(TorchDispatchMode):
         self.elements = elements
         self.element_level = element_level
         self.draws: list[Draw] = []
+        self._expectations = Expectations()
 
     def _uniform(self, like: Tensor) -> Tensor:
         if like.numel() not in (1, self.batch):
-            return torch.full_like(like, self.element_level)
+            return self._followed(torch.full_like(like, self.element_level))
         if isinstance(self.level, float):
             return torch.full_like(like, self.level)
         if like.ndim and like.shape[0] == self.batch and like.numel() == self.batch:
@@ -80,12 +84,17 @@ class ControlledRandomness(TorchDispatchMode):
             return levels.reshape(like.shape).clone()
         return torch.full_like(like, 0.5)
 
+    def _followed(self, drawn: Tensor) -> Tensor:
+        return self._expectations.follow(drawn) if self.elements == "identity" else drawn
+
     def _bernoulli(self, like: Tensor, probability: float | Tensor) -> Tensor:
         scalar = probability if isinstance(probability, float) else None
         draw = Draw(tuple(like.shape), "bernoulli", scalar)
         self.draws.append(draw)
-        if scalar is not None and self.elements == "identity" and draw.scope(self.batch) == "element":
-            return torch.full_like(like, scalar)  # the model divides by it next
+        if self.elements == "identity" and draw.scope(self.batch) == "element":  # the model divides by it next
+            return (
+                torch.full_like(like, probability) if isinstance(probability, float) else probability.to(like).clone()
+            )
         return (self._uniform(like) <= probability).to(like.dtype)
 
     def __torch_dispatch__(
@@ -94,7 +103,8 @@ class ControlledRandomness(TorchDispatchMode):
         """Replace draws; pass everything else on."""
         answer = _ANSWERS.get(func)
         if answer is None:
-            return func(*args, **(kwargs or {}))
+            expected = self._expectations.answer(func, args, kwargs or {})
+            return func(*args, **(kwargs or {})) if expected is None else expected
         return answer(self, func, args, dict(kwargs or {}))
 
     # Each answer mirrors the schema of the operator that it stands in for.
@@ -125,7 +135,9 @@ class ControlledRandomness(TorchDispatchMode):
         low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
         high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
         self.draws.append(Draw(tuple(args[0].shape), "uniform", None))
-        return args[0].copy_(low + (high - low) * self._uniform(args[0]))
+        drawn = args[0].copy_(low + (high - low) * self._uniform(args[0]))
+        plain = (low, high) == (0.0, 1.0) and args[0].numel() not in (1, self.batch)
+        return self._followed(drawn) if plain else drawn
 
     def _answer_rand(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         drawn = func(*args, **kwargs)
@@ -158,3 +170,27 @@ _ANSWERS: dict[Any, _Answer] = {
     aten.randn.default: ControlledRandomness._answer_randn,
     aten.randn_like.default: ControlledRandomness._answer_randn,
 }
+
+
+class Recorded(TorchDispatchMode):
+    """Leaves random draws alone, and keeps what came out."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+        self._drawn: dict[Scope, list[Tensor]] = {}
+
+    def of(self, scope: Scope) -> Tensor:
+        """All numbers that decided for one ``scope``, one after the other."""
+        return torch.cat([torch.empty(0), *self._drawn.get(scope, ())])
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Keep a copy of the outcome of each draw."""
+        out = func(*args, **(kwargs or {}))
+        if func in _ANSWERS:
+            numbers = out[1] if isinstance(out, tuple) else out
+            draw = Draw(tuple(numbers.shape), "", None)
+            self._drawn.setdefault(draw.scope(self.batch), []).append(numbers.detach().float().flatten().clone())
+        return out

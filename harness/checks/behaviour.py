@@ -145,11 +145,11 @@ def _expect_passes_apart(bench: Workbench, model: nn.Module, one: Tensor, two: T
                 bench.logits(model, two)
             try:
                 (gradient,) = torch.autograd.grad(logits.sum(), images)
-            except RuntimeError as error:
+            except RuntimeError as refused:
                 raise AssertionError(
                     f"{bench.who}: after a forward pass on another input, backward of the first one raised "
-                    f"{type(error).__name__}: {first_line(error)}"
-                ) from error
+                    f"{type(refused).__name__}: {first_line(refused)}"
+                ) from refused
         gradients.append(gradient)
     error = rowwise(gradients[1], gradients[0])
     assert error <= CEILING, (
@@ -169,8 +169,8 @@ def _expect_nothing_kept(bench: Workbench) -> None:
         alive.append(sum(issubclass(type(o), Tensor) for o in gc.get_objects()))
     growth = [later - earlier for earlier, later in pairwise(alive)]
     assert min(growth) <= 0, (
-        f"{bench.who}: each forward pass leaves {min(growth)} tensors behind that nothing frees; expected none (outputs "
-        "or features gathered in a list keep every graph alive)"
+        f"{bench.who}: each forward pass leaves {min(growth)} tensors behind that nothing frees; expected none "
+        "(outputs or features gathered in a list keep every graph alive)"
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.checks.state import fresh
 from harness.transplant import transplant
-from harness.workbench import Workbench
+from harness.workbench import Workbench, seeded
 
 LARGEST_FIRST_LOSS = 30.0
 """Of a batch of four in ten classes. Of the customary initial heads the widest (uniform within 1/sqrt(classes), over
@@ -20,42 +21,93 @@ WIDEST = 5.0
 fans. Customary initialisations have at most one."""
 
 
+NARROWEST = 1e-4
+"""The same from the larger of its two fans, for weights that are not all zero. The narrowest customary ones are a
+Transformer's classifier drawn with 0.02 and scaled by a thousandth, which has 4e-4."""
+
+STEPS = 3
+"""After which no weight may still be without a gradient: a classifier, a residual branch's last norm and a layer's
+scale that all start at zero hand it on one after the other."""
+
+
 def check_initialisation(bench: Workbench) -> None:
-    """Freshly built weights are finite, differ between seeds, break symmetry, and give finite loss and gradients."""
+    """Freshly built weights are finite, differ between seeds, break symmetry, give finite loss and gradients, and
+    within a few steps every weight matrix gets a gradient.
+    """
     model, second = fresh(bench).models
-    matrices = [(n, p.detach()) for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 64]
     bad = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     assert not bad, f"{bench.who}: freshly built, {', '.join(bad[:5])} is not finite"
-    constant = [n for n, p in matrices if bool((p == p.flatten()[0]).all())]
-    nonzero = [n for n in constant if bool(dict(matrices)[n].any())]
-    assert not nonzero, f"{bench.who}: freshly built, all values of {', '.join(nonzero[:5])} are equal"
-    assert 2 * len(constant) <= len(matrices), (
-        f"{bench.who}: freshly built, every value of {', '.join(constant[:5])} is zero, so the units "
+    # As the reference has them: what a subject stacks over its layers is no matrix for that.
+    first, other = (_matrices(bench, {n: p.detach() for n, p in m.named_parameters()}) for m in (model, second))
+    constant = [n for n, p in first.items() if bool((p == p.flatten()[0]).all())]
+    nonzero = [n for n in constant if bool(first[n].any())]
+    assert not nonzero, f"{bench.who}: freshly built, all values of {_named(bench, nonzero)} are equal"
+    assert 2 * len(constant) <= len(first), (
+        f"{bench.who}: freshly built, every value of {_named(bench, constant)} is zero, so the units "
         "can't learn different things"
     )
-    other = dict(second.named_parameters())
-    same = [n for n, p in matrices if n not in constant and n in other and torch.equal(p, other[n].detach())]
-    assert not same, f"{bench.who}: {', '.join(same[:5])} starts with the same values under different seeds"
-    model.train()
-    logits = bench.logits(model, bench.images(4, bench.small_side(), seed=47).float())
-    loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(4))
-    value = loss.item()
-    assert math.isfinite(value), f"{bench.who}: freshly built, the loss of a training batch is {value}"
-    bench.backward(loss)
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad(set_to_none=True)
-    wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
-    assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
-    assert any(bool(gradients[n].any()) for n, _ in matrices if n in gradients), (
-        f"{bench.who}: freshly built, no weight matrix gets a gradient: the network is dead (norms or biases start at "
-        "values that let nothing through)"
-    )
+    same = [n for n, p in first.items() if n not in constant and n in other and torch.equal(p, other[n])]
+    assert not same, f"{bench.who}: {_named(bench, same)} starts with the same values under different seeds"
     _check_statistics(bench, second)
     _check_spread(bench, second)
+    value = _check_learning(bench, model)
     assert value < LARGEST_FIRST_LOSS, (
         f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
         "log(10) = 2.3: the initial weights are far too large"
     )
+
+
+def _matrices(bench: Workbench, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of ``tensors`` that are weights of more than one dimension in the reference, by its names."""
+    alignment = transplant(bench).grafted[0].alignment
+    return {n: t for n, t in alignment.to_reference(tensors).items() if t.ndim >= 2 and t.numel() > 64}
+
+
+def _named(bench: Workbench, names: Sequence[str]) -> str:
+    alignment = transplant(bench).grafted[0].alignment
+    return ", ".join(", ".join(alignment.subject_names(name)) for name in names[:5])
+
+
+def _check_learning(bench: Workbench, model: nn.Module) -> float:
+    """Returns the first batch's loss. The model is moved by `STEPS` small steps where they are needed."""
+    model.train()
+    images = bench.images(4, bench.small_side(), seed=47).float()
+    losses, waiting = [], None
+    for _ in range(1 + STEPS):
+        with seeded(bench.seed + 48):
+            logits = bench.logits(model, images)
+        loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(4))
+        losses.append(loss.item())
+        assert math.isfinite(losses[0]), f"{bench.who}: freshly built, the loss of a training batch is {losses[0]}"
+        bench.backward(loss)
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+        wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
+        assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
+        matrices = _matrices(bench, gradients)
+        without = {n for n, g in matrices.items() if not bool(g.any())}
+        assert len(without) < len(matrices), (
+            f"{bench.who}: freshly built, no weight matrix gets a gradient: the network is dead (norms or biases start "
+            "at values that let nothing through)"
+        )
+        waiting = without if waiting is None else waiting & without
+        if not waiting:
+            break
+        _step(model, gradients)
+    assert not waiting, (
+        f"{bench.who}: freshly built, {_named(bench, sorted(waiting or ()))} gets no gradient, nor does it after "
+        f"{STEPS} steps of the others: it starts between zeros that nothing can move"
+    )
+    return losses[0]
+
+
+@torch.no_grad()
+def _step(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """A step of length 0.1 down the gradient."""
+    length = math.hypot(*(g.norm().item() for g in gradients.values()))
+    for name, parameter in model.named_parameters():
+        if name in gradients and length:
+            parameter.sub_(gradients[name], alpha=0.1 / length)
 
 
 def _check_statistics(bench: Workbench, model: nn.Module) -> None:
@@ -72,7 +124,8 @@ def _check_statistics(bench: Workbench, model: nn.Module) -> None:
 
 
 def _check_spread(bench: Workbench, model: nn.Module) -> None:
-    """No convolution or linear layer starts with weights so large that they swamp every step that is taken."""
+    """No convolution or linear layer starts with weights so large that they swamp every step that is taken, or so small
+    that nothing comes of it."""
     grafted = transplant(bench).grafted[0]
     fresh = {n: p.detach() for n, p in model.named_parameters()}
     starts = grafted.alignment.to_reference(fresh)
@@ -83,6 +136,12 @@ def _check_spread(bench: Workbench, model: nn.Module) -> None:
             fan_in = weight[0].numel()
             fan_out = fan_in // weight.shape[1] * len(weight) // groups
             spread, widest = weight.double().std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
+            narrowest = NARROWEST * math.sqrt(2 / max(fan_in, fan_out))
+            assert spread == 0 or spread >= narrowest, (
+                f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
+                f"standard deviation of {spread:.2g}; expected zero or at least {narrowest:.2g}, {NARROWEST:g} times "
+                "what He initialisation gives it"
+            )
             assert spread <= widest, (
                 f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
                 f"standard deviation of {spread:.2g}; expected at most {widest:.2g}, {WIDEST:g} times what He "

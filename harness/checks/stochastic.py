@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.checks.regularisation import regularisation, with_rates
-from harness.randomness import Draw
+from harness.lifting import LiftFloat32
+from harness.randomness import Draw, Recorded, Scope
 from harness.transplant import CEILING, bounded, rowwise, run, transplant
-from harness.workbench import Workbench
+from harness.workbench import Workbench, seeded
 
 LEVELS = (0.5, 0.99937, 0.98537, 0.96037, 0.93037, 0.90037, 0.87037, 0.84037)
 """One per sample: the first keeps every branch, the second drops every branch, the others tell neighbouring rates
@@ -53,6 +54,13 @@ def check_stochastic(bench: Workbench) -> None:
         f"{bench.who}: in train mode one mask of shape {shared[0].shape} serves the whole batch; expected each sample "
         "to draw its own"
     )
+    for where, shape in (("logits", probe.logits.shape), ("images", images.shape)):
+        assert all(d.shape != tuple(shape) for d in elementwise), (
+            f"{bench.who}: in train mode it draws a random number for each of the {where}, {tuple(shape)}: dropout "
+            f"acts on the {where}; expected it before the classifier or inside the network"
+        )
+    if drawn:
+        _expect_seed_to_decide(bench, made.subject, images)
     _dropout(bench, images)
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if not per_sample:
@@ -78,6 +86,40 @@ def check_stochastic(bench: Workbench) -> None:
             f"{error:.1e}, expected at most {bound:.1e} (relative, float64): stochastic depth has other rates, drops "
             "the sum instead of the residual branch, or does not divide what it keeps by the probability of keeping it"
         )
+
+
+@torch.no_grad()
+def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """With torch's own draws: equal after equal seeds, different after different ones.
+
+    The likeliest outcome of stochastic depth alone (nothing is dropped from any of eight samples by EfficientNet-B0)
+    has a probability below 1e-3, so that four seeds agree by chance once in 10^9 times.
+    """
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+
+    def drawn(seed: int) -> tuple[Tensor, Recorded]:
+        with seeded(1000 * bench.seed + seed), LiftFloat32(), Recorded(len(images)) as recorded:
+            return bench.logits(model.train(), images).clone(), recorded
+
+    try:
+        first, recorded = drawn(51)
+        assert torch.equal(drawn(51)[0], first), (
+            f"{bench.who}: in train mode two passes after the same torch.manual_seed give different logits: it draws "
+            "from a generator of its own; expected torch.manual_seed to decide"
+        )
+        others = [drawn(seed)[1] for seed in (52, 53, 54)]
+        scopes: tuple[tuple[Scope, str], ...]
+        scopes = (("sample", "drops the same samples"), ("element", "drops the same elements"))
+        for scope, what in scopes:
+            there = recorded.of(scope)
+            assert not there.numel() or any(not torch.equal(o.of(scope), there) for o in others), (
+                f"{bench.who}: in train mode it {what} after every torch.manual_seed: it draws from a generator that "
+                "it starts anew in each step"
+            )
+    finally:
+        model.eval()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 def _dropout(bench: Workbench, images: Tensor) -> None:
@@ -110,8 +152,12 @@ def _dropout(bench: Workbench, images: Tensor) -> None:
 def _same_probabilities(bench: Workbench, got: list[Draw], expected: list[Draw]) -> None:
     expected = [d for d in expected if not d.trivial]
     ours, theirs = [d.probability for d in got], [d.probability for d in expected]
-    if None in ours or None in theirs:
-        return  # drawn as uniform numbers, also where the rate is zero: the levels decide
+    if None in ours or None in theirs:  # drawn as uniform numbers, also where the rate is zero: the levels decide
+        assert len(got) >= len(expected), (
+            f"{bench.who}: {len(got)} times a random number is drawn for each sample; expected {len(expected)}, one "
+            "for each residual branch: what is dropped in one would be dropped in others too"
+        )
+        return
     assert len(got) == len(expected), (
         f"{bench.who}: {len(got)} residual branches are dropped at random; expected {len(expected)}"
     )

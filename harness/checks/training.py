@@ -114,24 +114,26 @@ def _train(bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate
     optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, fused=True)
     modes = {m: m.training for m in model.modules()}
     model.train()
-    for images in batches:
-        optimizer.zero_grad(set_to_none=True)
-        controlled = ControlledRandomness(
-            batch=len(images), elements="identity" if elements == "identity" else "scaled"
-        )
-        with LiftFloat32(), controlled:
-            logits = bench.logits(model, images)
-            targets = torch.arange(len(images)) % logits.shape[1]
-            bench.backward(torch.nn.functional.cross_entropy(logits, targets))
-        if rate is None:
-            length = _norm([p.grad for p in model.parameters() if p.grad is not None])
-            rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
-            optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-    for module, training in modes.items():
-        module.training = training
-    for parameter in model.parameters():
-        parameter.grad = None
+    try:
+        for images in batches:
+            optimizer.zero_grad(set_to_none=True)
+            controlled = ControlledRandomness(
+                batch=len(images), elements="identity" if elements == "identity" else "scaled"
+            )
+            with LiftFloat32(), controlled:
+                logits = bench.logits(model, images)
+                targets = torch.arange(len(images)) % logits.shape[1]
+                bench.backward(torch.nn.functional.cross_entropy(logits, targets))
+            if rate is None:
+                length = _norm([p.grad for p in model.parameters() if p.grad is not None])
+                rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
+                optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter in model.parameters():
+            parameter.grad = None
     assert rate is not None
     return rate
 
