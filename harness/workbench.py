@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -56,6 +57,7 @@ class Workbench:
         self._failure: SubjectError | None = None
         self._hung = ""
         self._shared: dict[str, Any] = {}
+        self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     @property
     def label(self) -> str:
@@ -86,7 +88,8 @@ class Workbench:
             raise self._failure
         try:
             with seeded(self.seed) if seeding else nullcontext():
-                return self._materialised(self.subject.build(num_classes, **keywords), num_classes, keywords)
+                model = self._materialised(self.subject.build(num_classes, **keywords), num_classes, keywords)
+            return self._new(model)
         except BaseException as error:
             if is_timeout(error):
                 self._failure = SubjectError(f"{self.who}: {HUNG} while it was built")
@@ -96,6 +99,19 @@ class Workbench:
             if not keywords and torch.get_default_device().type != "meta":
                 self._failure = error
             raise
+
+    def _new(self, model: nn.Module) -> nn.Module:
+        """``model``, none of whose layers belongs to one that was built before."""
+        weighted = {m: n for n, m in model.named_modules() if m._parameters or m._buffers}
+        both = [name or "all of it" for module, name in weighted.items() if module in self._built]
+        if both:
+            self._failure = SubjectError(
+                f"{self.who}: two calls of the factory give networks that share layers: {', '.join(both[:5])}; expected "
+                "each to have its own (a module as default argument or global, or a cached factory)"
+            )
+            raise self._failure
+        self._built.update(weighted)
+        return model
 
     def _materialised(self, model: nn.Module, num_classes: int, keywords: Mapping[str, Any]) -> nn.Module:
         """``model`` with the parameters that a lazy module makes at its first call."""
