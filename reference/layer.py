@@ -34,6 +34,8 @@ class Layer:
     """The further operations of a norm, scale or embedding that is written by hand."""
     origins: tuple[int, ...] = ()
     """Sources of the columns of a product's input, in their order."""
+    open: bool = False
+    """Whether ``output`` lacks the bias, which is added after the join with a shortcut."""
     ports: dict[str, Elements] = field(default_factory=dict)
     """Of attention: what its ``q``, ``k`` and ``v`` are."""
 

@@ -201,6 +201,8 @@ class _Reader:
                 del self.owner[opened.output]
                 opened.output = node.output
                 return opened
+        if node.op == "add" and opened is None and len(leaves) == 1 and self._late_bias(operand, leaves[0].squeeze()):
+            return None
         if opened is not None and opened.kind == "affine":
             del self.owner[opened.output]
             opened.output = node.output
@@ -209,6 +211,24 @@ class _Reader:
         layer = self._add("affine", {}, node, node.output, operand)
         layer.chain = [node]
         return layer
+
+    def _late_bias(self, joined: Elements, state: Elements) -> bool:
+        """Give ``state`` as bias to the product that ``joined`` adds to a shortcut: (x + W y) + b."""
+        sources = joined.sources()
+        join = self.trace.node_of(sources[0]) if len(sources) == 1 else None
+        if join is None or join.op != "add" or len(join.operands) != 2:
+            return False
+        found = [self._opened(operand.elements)[0] for operand in join.operands]
+        waiting = [
+            layer
+            for layer in found
+            if layer is not None and layer.kind in ("linear", "convolution") and "bias" not in layer.roles
+        ]
+        if len(waiting) != 1 or waiting[0].shape[0] != state.numel:
+            return False
+        waiting[0].roles["bias"] = _flat(state)
+        waiting[0].open = True
+        return True
 
     def _opened(self, elements: Elements) -> tuple[Layer | None, list[Node]]:
         """The layer whose result ``elements`` is, multiplications and additions of constants left aside.

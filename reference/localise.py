@@ -91,6 +91,8 @@ class _Search:
         self._note_order(entering, right)
         if right.part:
             return None  # a part of a fused projection is compared where attention reads it
+        if left.open or right.open:  # one of the results lacks its bias
+            return None
         result = compare(self.ours.of_source(left.output), self.theirs.of_source(right.output))
         if result is None:
             return None
