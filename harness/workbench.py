@@ -106,8 +106,8 @@ class Workbench:
         both = [name or "all of it" for module, name in weighted.items() if module in self._built]
         if both:
             self._failure = SubjectError(
-                f"{self.who}: two calls of the factory give networks that share layers: {', '.join(both[:5])}; expected "
-                "each to have its own (a module as default argument or global, or a cached factory)"
+                f"{self.who}: two calls of the factory give networks that share layers: {', '.join(both[:5])}; "
+                "expected each to have its own (a module as default argument or global, or a cached factory)"
             )
             raise self._failure
         self._built.update(weighted)

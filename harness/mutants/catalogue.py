@@ -31,6 +31,8 @@ MUTANTS = (
     "saving",
     "shortcuts",
     "process",
+    "lifecycle",
+    "draws",
     "transfer_frozen",
     "transfer_rates",
     "multitask_network",

@@ -25,20 +25,20 @@ def _trained_at(batch: int) -> Any:
 
 
 class Ghosts(nn.BatchNorm2d):
-    """Takes its statistics over eight samples at a time."""
+    """Takes its statistics over 32 samples at a time."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) <= 8:
+        if not self.training or len(input) <= 32:
             return super().forward(input)
-        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(8)])
+        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(32)])
 
 
 @mutant(
     RESNET12,
-    "Training batches of more than eight are normalised eight at a time",
+    "Training batches of more than 32 are normalised 32 at a time",
     check="parity_train",
     category="batch",
-    evidence=_trained_at(16),
+    evidence=_trained_at(40),
 )
 def ghost_batches(model: Any) -> nn.Module:
     become(model.stem[1], Ghosts)

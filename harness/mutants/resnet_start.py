@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from harness.mutants.evidence import Pair, output
 from harness.mutants.mutant import mutant
-from harness.mutants.specimens import RESNET12, RESNET17
+from harness.mutants.specimens import RESNET12, RESNET17, VIT
 from harness.mutants.surgery import become, of_type
+from suites.resnet.model import BasicBlock
 
 
 def _fresh_loss(pair: Pair) -> float:
@@ -103,4 +104,48 @@ class IgnoresStatistics(nn.BatchNorm2d):
 )
 def loaded_statistics_not_used(model: Any) -> nn.Module:
     become(model.stages[0][0].norm2, IgnoresStatistics)
+    return model
+
+
+def _first_gradients(pair: Pair) -> float:
+    """How many convolutions still have no gradient at all after three steps of the others."""
+    torch.manual_seed(0)
+    model, images = pair.faulty(10).train(), pair.images().float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), torch.arange(4)).backward()
+        optimizer.step()
+    return float(sum(not bool(conv.weight.grad.any()) for _, conv in of_type(model, nn.Conv2d)))  # type: ignore[union-attr]
+
+
+@mutant(
+    RESNET12,
+    "Both norms of each residual branch start at zero, not the last alone: the branches never learn",
+    check="initialisation",
+    category="initialisation",
+    evidence=_first_gradients,
+)
+def both_norms_start_at_zero(model: Any) -> nn.Module:
+    for _, block in of_type(model, BasicBlock):
+        nn.init.zeros_(block.norm1.weight)
+        nn.init.zeros_(block.norm2.weight)
+    return model
+
+
+def _narrowest(model: nn.Module) -> float:
+    return float(min(layer.weight.detach().std() for _, layer in of_type(model, nn.Linear) if bool(layer.weight.any())))
+
+
+@mutant(
+    VIT,
+    "The deviation 1e-6 that belongs to the perceptrons' biases lands on their weights",
+    check="initialisation",
+    category="initialisation",
+    evidence=lambda pair: 1 - _narrowest(pair.faulty(10)) / _narrowest(pair.correct(10)),
+)
+def weights_start_as_biases(model: Any) -> nn.Module:
+    for layer in model.layers:
+        for _, linear in of_type(layer.mlp, nn.Linear):
+            nn.init.normal_(linear.weight, std=1e-6)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -286,3 +287,33 @@ class Locked(Around):
 @rewriting(RESNET12, "the module holds a lock, so that it can't be copied")
 def holds_a_lock(model: Any) -> nn.Module:
     return Locked(model)
+
+
+class Hooked(nn.Module):
+    """The head reads what a hook has written to this module: a copy's hook would write to the original."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net, self.last = net, net.head
+        net.head = nn.Identity()
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.kept = output
+
+        net.pool.register_forward_hook(keep)
+
+    def forward(self, x: Tensor) -> Any:
+        self.net(x)
+        return self.last(torch.flatten(self.kept, 1))
+
+
+@rewriting(RESNET12, "the head reads features that a hook wrote to the module, so that copies don't work")
+def features_from_a_hook(model: Any) -> nn.Module:
+    return Hooked(model)
+
+
+@rewriting(RESNET12, "the network is scripted with torch.jit")
+def scripted(model: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(model)

@@ -235,3 +235,48 @@ class AsTuple(VisionTransformer):
 @rewriting(VIT, "forward returns the logits and the tokens in a tuple")
 def returns_a_tuple(model: Any) -> nn.Module:
     return become(model, AsTuple)
+
+
+class LateBias(EncoderLayer):
+    """The biases of the two projections are added after the residual sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = F.scaled_dot_product_attention(*self.attention.split(self.norm1(x)))
+        project: Any = self.attention.project
+        last: Any = self.mlp[3]
+        x = x + F.linear(heads.transpose(1, 2).reshape(x.shape), project.weight) + project.bias
+        return x + F.linear(F.gelu(self.mlp[0](self.norm2(x))), last.weight) + last.bias
+
+
+@rewriting(VIT, "biases are added after the residual sum: (x + W y) + b")
+def biases_after_the_sum(model: Any) -> nn.Module:
+    for _, layer in of_type(model, EncoderLayer):
+        become(layer, LateBias)
+    return model
+
+
+class ByHand(nn.Module):
+    """Dropout of a tenth, in one of its spellings."""
+
+    def __init__(self, spelling: int) -> None:
+        super().__init__()
+        self.spelling = spelling
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        drawn = torch.rand_like(x)
+        if self.spelling == 0:
+            return x * (drawn >= 0.1) / 0.9
+        if self.spelling == 1:
+            return x * torch.floor(drawn + 0.9) / 0.9
+        if self.spelling == 2:
+            return torch.where(drawn < 0.1, 0.0, x / 0.9)
+        return x.masked_fill(~(drawn > 0.1), 0.0) / 0.9
+
+
+@rewriting(VIT, "dropout of a tenth in each perceptron, written by hand in four ways")
+def dropout_by_hand(model: Any) -> nn.Module:
+    for number, layer in enumerate(model.layers):
+        layer.mlp[4] = ByHand(number)
+    return model

@@ -1,0 +1,161 @@
+"""Faults of random draws: where they act, what is made of them, and which generator decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.mutants.evidence import CLASSES, Pair, difference, forward, train_output
+from harness.mutants.mutant import mutant
+from harness.mutants.specimens import EFFICIENTNET, VIT
+from harness.mutants.surgery import Around, become, of_type
+from suites.efficientnet.model import EfficientNet, StochasticDepth
+
+
+class Then(Around):
+    """Dropout after the network."""
+
+    def forward(self, x: Tensor) -> Any:
+        return nn.functional.dropout(self.net(x), 0.5, self.training)
+
+
+@mutant(VIT, "Dropout acts on the logits", check="stochastic", category="stochastic", evidence=train_output)
+def dropout_on_the_logits(model: Any) -> nn.Module:
+    return Then(model)
+
+
+class First(Around):
+    """Dropout before the network."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(nn.functional.dropout(x, 0.9, self.training))
+
+
+@mutant(VIT, "Dropout acts on the images' pixels", check="stochastic", category="stochastic", evidence=train_output)
+def dropout_on_the_images(model: Any) -> nn.Module:
+    return First(model)
+
+
+class Unscaled(nn.Module):
+    """Dropout that does not divide what it keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) > 0.1) if self.training else x
+
+
+@mutant(
+    VIT,
+    "Dropout written by hand does not divide what it keeps by the probability of keeping it",
+    check="parity_train",
+    category="stochastic",
+    evidence=train_output,
+)
+def dropout_by_hand_unscaled(model: Any) -> nn.Module:
+    for layer in model.layers:
+        layer.mlp[4] = Unscaled()
+    return model
+
+
+class Given(StochasticDepth):
+    """Compares the network's one number for each sample with its own rate."""
+
+    drawn: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0 or self.drawn is None:
+            return x
+        return x * (self.drawn < 1 - self.rate).to(x.dtype) / (1 - self.rate)
+
+
+class DrawsOnce(EfficientNet):
+    """Draws one number for each sample, and hands it to all blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = torch.rand((len(x), 1, 1, 1), dtype=x.dtype, device=x.device) if self.training else None
+        for _, depth in of_type(self, Given):
+            depth.drawn = drawn
+        return super().forward(x)
+
+
+@mutant(
+    EFFICIENTNET,
+    "One random number for each sample decides for all blocks: what one drops, all later ones drop",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def one_draw_for_all_blocks(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, Given)
+    return become(model, DrawsOnce)
+
+
+class OwnGenerator(StochasticDepth):
+    """Goes on with a generator of its own."""
+
+    generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        if self.generator is None:
+            self.generator = torch.Generator(x.device).manual_seed(0)
+        keep = torch.full((len(x), 1, 1, 1), 1 - self.rate, dtype=x.dtype, device=x.device)
+        return x * torch.bernoulli(keep, generator=self.generator) / keep
+
+
+def _after_equal_seeds(pair: Pair) -> float:
+    _, faulty = pair.filled()
+    outs = []
+    for _ in range(4):
+        torch.manual_seed(0)
+        outs.append(forward(faulty.train(), pair.images(16)))
+    return max(difference(out, outs[0]) for out in outs)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth draws from a generator of its own, on which torch.manual_seed has no effect",
+    check="stochastic",
+    category="stochastic",
+    evidence=_after_equal_seeds,
+)
+def own_generator(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, OwnGenerator)
+    return model
+
+
+class SeedsAnew(StochasticDepth):
+    """Starts a generator anew in each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.full((len(x), 1, 1, 1), 1 - self.rate, dtype=x.dtype, device=x.device)
+        return x * torch.bernoulli(keep, generator=torch.Generator(x.device).manual_seed(7)) / keep
+
+
+def _same_for_all_seeds(pair: Pair) -> float:
+    """One where a block drops the same samples after all of twenty seeds, though it drops some."""
+    block = of_type(pair.faulty(CLASSES), SeedsAnew)[-1][1].train()
+    ones, outs = torch.ones(64, 1, 1, 1), []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        outs.append(block(ones))
+    return float(all(torch.equal(out, outs[0]) for out in outs) and not bool(outs[0].all()))
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth starts a generator anew in each call: the same samples are dropped in every step",
+    check="stochastic",
+    category="stochastic",
+    evidence=_same_for_all_seeds,
+)
+def generator_started_anew(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, SeedsAnew)
+    return model
