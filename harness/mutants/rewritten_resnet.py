@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -310,10 +309,3 @@ class Hooked(nn.Module):
 @rewriting(RESNET12, "the head reads features that a hook wrote to the module, so that copies don't work")
 def features_from_a_hook(model: Any) -> nn.Module:
     return Hooked(model)
-
-
-@rewriting(RESNET12, "the network is scripted with torch.jit")
-def scripted(model: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.script(model)
