@@ -78,7 +78,7 @@ class Session:
                 raise RequestError(f"--subject {spec}: has no callable named after an architecture; known: {known}")
         self.measurement.validate()
         if self.device != "cpu":
-            self.device = _device(self.device)
+            self.device = device_named(self.device)
         self.measurement.validate_for(self.device)
         if self.measurement.resume and self.outbox is None:
             self._resume(self.measurement.resume)
@@ -217,7 +217,8 @@ def _of_reference(record: CheckRecord) -> bool:
     return record.check.startswith("measured_against_")
 
 
-def _device(asked: str) -> str:
+def device_named(asked: str) -> str:
+    """``--device`` as given, and for "auto" what there is. Raises RequestError for one that is not there."""
     import torch
 
     if asked == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,8 +59,11 @@ def build(network: Network, seed: int) -> nn.Module:
         raise DataError(
             f"{network.arch} of {network.implementation}: known: {', '.join(FACTORIES)}, ours or torchvision"
         )
-    if len(network.anchors) != 5 or network.side < CELL or min(network.anchors) <= 0 or network.roi_samples < 1:
+    sizes = len(network.anchors) == 5 and all(0 < size < math.inf for size in network.anchors)
+    if not sizes or network.side < CELL or network.roi_samples < 1:
         raise DataError("expected five positive sizes of anchors, a side of at least 8, and a proposal to sample")
+    if network.width < 1 or network.hidden < 1:
+        raise DataError(f"width={network.width}, hidden={network.hidden}: expected at least one channel in each")
     settings: dict[str, Any] = {
         "width": network.width,
         "hidden": network.hidden,

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.session import device_named
+
 T = TypeVar("T")
 
 
@@ -73,7 +75,11 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """As ``torchrun`` says in the environment: gloo on CPUs; NCCL on GPUs, of which each process takes its own."""
+    """As ``torchrun`` says in the environment: gloo on CPUs; NCCL on GPUs, of which each process takes its own.
+
+    Raises RequestError for a device that is not there.
+    """
+    device = device_named(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes(device=torch.device(device))

@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
+from harness.session import device_named
 from suites.detector.annotations import Annotations, Category, DataError
 from suites.detector.build import Network, build
 from suites.detector.data import DetectionImages, read
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     console = Console()
     try:
+        given.device = device_named(given.device)
         model, categories = restore(given.checkpoint)
         annotations = read(given.data, given.split, categories)
         _evaluate(model.to(given.device), annotations, given, console)
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=8, metavar="N", help="how many of them (default 8)")
     add("--detections", type=Path, metavar="FILE", help="write all detections in COCO's results format")
     add("--batch-size", type=int, default=4, metavar="N", help="images at a time (default 4)")
-    add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default cpu)")
+    add("--device", default="cpu", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default cpu)")
     return parser
 
 

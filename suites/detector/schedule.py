@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 REFERENCE_BATCH = 16
@@ -23,8 +24,12 @@ class Schedule:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.batch < 1 or self.warmup < 0 or self.gamma <= 0:
-            raise ValueError(f"{self}: expected a positive rate, batch and gamma, and no negative warm-up")
+        if not 0 < self.base < math.inf:
+            raise ValueError(f"learning rate {self.base:g}: expected a positive number")
+        if self.warmup < 0:
+            raise ValueError(f"warm-up of {self.warmup} steps: expected none or more")
+        if self.batch < 1 or not 0 < self.gamma < math.inf:
+            raise ValueError(f"batch {self.batch}, gamma {self.gamma:g}: expected both to be positive")
 
     @property
     def scaled(self) -> float:

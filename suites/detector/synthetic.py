@@ -195,6 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="other images (default 0)")
     given = parser.parse_args(arguments)
     try:
+        if given.seed < 0:
+            raise DataError(f"--seed {given.seed}: expected 0 or more")
         write(given.out, given.format, train=given.train, val=given.val, side=given.side, seed=given.seed)
     except (DataError, OSError) as error:
         print(error)

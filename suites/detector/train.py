@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with joined(given.device) as processes:
             console.quiet = not processes.first
+            given.device = str(processes.device)
             return _run(given, processes, console)
     except TrainingError as error:
         console.print(str(error), markup=False, soft_wrap=True)
@@ -61,6 +62,17 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
     names = IMPLEMENTATIONS if given.implementation == "all" else (given.implementation,)
     # A new run would hide the old one's history: the folder of a resumed training gets the rows of both.
     folder = given.resume or Path(given.results) / processes.of_first(new_run_id())
+    if given.resume and not folder.is_dir():
+        raise DataError(f"--resume {folder}: there is no such run")
+
+    def prepared(name: str) -> Training:
+        training = _training(name, train, validation, folder, processes, given)
+        last = training.folder / LAST
+        if given.resume and (last.is_file() or len(names) == 1):
+            training.resume(last)
+        return training
+
+    training = prepared(names[0])  # what is refused is refused before anything is written
     store = RunStore(folder.parent, folder.name, resume=given.resume is not None) if processes.first else None
     facts = environment(sys.argv, given.device)
     finished = True
@@ -68,12 +80,9 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
         if store is not None:
             store.environment(facts)
         for name in names:
-            training = _training(name, train, validation, folder, processes, given)
+            training = training if name == names[0] else prepared(name)
             if store is not None and not given.resume and name == names[0]:
                 _record_coverage(store, training, given)
-            last = training.folder / LAST
-            if given.resume and (last.is_file() or len(names) == 1):
-                training.resume(last)
             with _progress(name, training, console) as show:
                 training.on_epoch = _recorder(name, training, store, given, show)
                 finished = training.run()
@@ -234,11 +243,17 @@ def _progress(name: str, training: Training, console: Console) -> Iterator[Calla
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(",") if part)
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers with commas between them") from None
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers with commas between them") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -269,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip", type=float, default=10.0, metavar="NORM", help="largest norm of the gradient (default 10)")
     add("--autocast", choices=DTYPES, default="none", help="compute in half precision where it is safe")
     add("--workers", type=int, default=0, metavar="N", help="processes that read images, for each that trains")
-    add("--device", default="cpu", metavar="DEVICE", help="cpu or cuda (default cpu)")
+    add("--device", default="cpu", metavar="DEVICE", help="auto, cpu or cuda (default cpu)")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order, flips and sampled boxes (default 0)")
     add("--resume", metavar="RUN", type=Path, help="go on in an earlier run's folder")
     add("--results", default="results", metavar="DIR", help="folder of runs (default results)")

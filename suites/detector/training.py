@@ -59,8 +59,13 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.clip <= 0:
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.clip < math.inf:
             raise DataError(f"epochs={self.epochs}, batch_size={self.batch_size}, clip={self.clip}: expected positive")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
+            raise DataError(
+                f"momentum={self.momentum}, weight_decay={self.weight_decay}: expected a momentum "
+                "from 0 to below 1, and a decay of 0 or more"
+            )
 
 
 @dataclass(kw_only=True)
@@ -244,6 +249,9 @@ class Training:
 
     def resume(self, path: Path) -> None:
         """Go on where ``path`` was saved. Raises CheckpointError where it is of another network, data or setting."""
+        if not path.is_file():
+            kept = ", ".join(sorted(str(p.parent.name) for p in path.parent.parent.glob(f"*/{path.name}"))) or "none"
+            raise CheckpointError(f"{path}: there is no such checkpoint; this run has those of: {kept}")
         checkpoint = load(path)
         for name, value in self._facts().items():
             kept = checkpoint.facts.get("training", {}).get(name)
