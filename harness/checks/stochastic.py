@@ -61,20 +61,25 @@ def check_stochastic(bench: Workbench) -> None:
         )
     if drawn:
         _expect_seed_to_decide(bench, made.subject, images)
-    _dropout(bench, images)
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
-    if not per_sample:
-        return
-    elements, rates = regularisation(bench, made)
+    if per_sample:
+        _depth(bench, images, per_sample)
+    _dropout(bench, images)
+
+
+def _depth(bench: Workbench, images: Tensor, per_sample: list[Draw]) -> None:
+    """Branches are kept with the published probabilities, and rescaled; dropout is taken out on both sides."""
+    made = transplant(bench)
+    _, rates = regularisation(bench, made)
     mirrored = tuple(1 - level for level in LEVELS)  # floor(keep + u) keeps at high levels
 
     @cache
     def ours(levels: tuple[float, ...]) -> Tensor:
-        return run(bench, made.subject, images, train=True, level=levels, elements=elements, gradients=False).logits
+        return run(bench, made.subject, images, train=True, level=levels, elements="identity", gradients=False).logits
 
     for grafted in made.grafted:
         reference = with_rates(bench, made, grafted, rates)
-        expected = run(bench, reference.model, images, train=True, level=LEVELS, elements=elements, gradients=False)
+        expected = run(bench, reference.model, images, train=True, level=LEVELS, elements="identity", gradients=False)
         _same_probabilities(bench, per_sample, [d for d in expected.draws if d.scope(len(images)) == "sample"])
         bound = bounded(1e-8)
         error = rowwise(ours(LEVELS), expected.logits)
