@@ -116,7 +116,7 @@ def written_out(
         g = row.clone()
         for j, other in enumerate(rows):
             if i != j:
-                g -= torch.clamp(torch.dot(g, other), max=0) / other.square().sum() * other
+                g -= torch.clamp(torch.dot(g, other), max=0) / other.square().sum().clamp_min(1e-30) * other
         total += g
     for parameter, piece in zip(shared, total.split([p.numel() for p in shared]), strict=True):
         parameter.grad = piece.view_as(parameter)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from harness.architecture import Architecture, Family, Recipe
 from reference.library import Reference
 
-NETWORK = ("task_parameters", "task_shapes", "task_gradients", "linear_heads", "embedding_norm", "trunk")
+NETWORK = (
+    "task_parameters",
+    "task_shapes",
+    "task_gradients",
+    "linear_heads",
+    "embedding_norm",
+    "trunk",
+    "instances",
+    "task_memory",
+)
 LOSS = ("loss_value", "loss_weights", "masked_tasks", "absent_task", "trunk_gradient", "bad_labels")
 WEIGHTING = ("log_variances", "weighted_sum", "weighting_learns")
 PROJECTION = ("projected_gradients", "head_gradients")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +30,18 @@ FACTOR = -2.0
 CONTRACT = "expected a tuple, dict or dataclass with tensors of shape (batch, 10), (batch, 4) and (batch, 128)"
 
 
-def network(bench: Workbench) -> nn.Module:
-    """A new network, seeded; ``num_classes`` is given where the factory takes it."""
-    takes = bool(inspect.signature(bench.subject.factory).parameters)
-    given = {"num_classes": WIDTHS["classes"]} if takes else {}
+def takes_classes(bench: Workbench) -> bool:
+    """Whether the factory has an argument, which is then ``num_classes``."""
+    return bool(inspect.signature(bench.subject.factory).parameters)
+
+
+def network(bench: Workbench, num_classes: int = WIDTHS["classes"], *, seeding: bool = True) -> nn.Module:
+    """A new network, seeded unless ``seeding`` is False; ``num_classes`` is given where the factory takes it."""
+    given = {"num_classes": num_classes} if takes_classes(bench) else {}
     try:
-        with seeded(bench.seed):
+        with seeded(bench.seed) if seeding else nullcontext():
             model = bench.subject.factory(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SubjectError(
             f"{bench.who}: {bench.subject.factory_name}() raised {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -45,19 +50,25 @@ def network(bench: Workbench) -> nn.Module:
     return model
 
 
-def outputs(bench: Workbench, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def outputs(
+    bench: Workbench, model: nn.Module, images: Tensor, widths: Mapping[str, int] = WIDTHS
+) -> dict[str, Tensor]:
     """The three tasks' outputs, told apart by their width. Raises SubjectError where one is not there."""
+    before = images.detach().clone()
     try:
         answer = model(images)
-        found = {task: logits_of(answer, width) for task, width in WIDTHS.items()}
+        found = {task: logits_of(answer, width) for task, width in widths.items()}
     except TypeError as error:
         raise SubjectError(f"{bench.who}: {first_line(error)}; {CONTRACT}") from error
     except Exception as error:
         raise SubjectError(
             f"{bench.who}: forward on images {tuple(images.shape)} raised {type(error).__name__}: {first_line(error)}"
         ) from error
+    assert images.is_meta or torch.equal(images, before), (
+        f"{bench.who}: the forward pass changes its input tensor (an in-place operation on the images)"
+    )
     for task, tensor in found.items():
-        expected = (len(images), WIDTHS[task])
+        expected = (len(images), widths[task])
         assert tuple(tensor.shape) == expected, (
             f"{bench.who}: {task} of images {tuple(images.shape)} has shape {tuple(tensor.shape)}; expected {expected}"
         )
@@ -69,15 +80,23 @@ def live(bench: Workbench) -> nn.Module:
     """One network in float64 and eval mode with non-degenerate values, which the checks share and leave as it is."""
 
     def make() -> nn.Module:
-        model = network(bench).double().eval()
-        generator = torch.Generator().manual_seed(bench.seed)
-        with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                if tensor.is_floating_point() and tensor.ndim < 2:  # norms, biases and statistics
-                    tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
-        return model
+        return enlivened(network(bench).double().eval(), bench.seed)
 
     model: nn.Module = bench.shared("live", make)
+    return model
+
+
+@torch.no_grad()
+def enlivened(model: nn.Module, seed: int) -> nn.Module:
+    """``model`` with values that all matter: no norm is the identity, and no head starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.ndim < 2:  # norms, biases and statistics
+            tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+        elif not bool(tensor.any()):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) / tensor[0].numel() ** 0.5)
     return model
 
 
@@ -117,22 +136,27 @@ def check_task_shapes(bench: Workbench) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A parameter, or rows of one that heads share as one linear layer, and the tasks that it learns from."""
+    """A parameter, or rows or columns of one that heads share as one layer, and the tasks that it learns from."""
 
     name: str
     tasks: tuple[str, ...]
     size: int
-    rows: Tensor | None = None
+    axis: int = 0
+    index: Tensor | None = None
+    """Places along ``axis``; None for all."""
 
     def of(self, model: nn.Module) -> Tensor:
         """Its values in ``model``."""
         parameter = model.get_parameter(self.name).detach()
-        return parameter if self.rows is None else parameter[self.rows]
+        return parameter if self.index is None else parameter.index_select(self.axis, self.index)
 
     def write(self, model: nn.Module, values: Tensor) -> None:
         """Put ``values`` in its place."""
-        with torch.no_grad():
-            model.get_parameter(self.name)[... if self.rows is None else self.rows] = values
+        parameter = model.get_parameter(self.name).detach()
+        if self.index is None:
+            parameter.copy_(values)
+        else:
+            parameter.index_copy_(self.axis, self.index, values)
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -141,7 +165,7 @@ def pieces(bench: Workbench) -> list[Piece]:
     def make() -> list[Piece]:
         model = live(bench)
         named = dict(model.named_parameters())
-        rows = {n: torch.zeros(len(TASKS), p.shape[0] if p.ndim else 1, dtype=torch.bool) for n, p in named.items()}
+        reached = {n: torch.zeros(len(TASKS), *p.shape, dtype=torch.bool) for n, p in named.items()}
         answer = outputs(bench, model, images(bench))
         for task, tensor in answer.items():
             direction = torch.linspace(-1.0, 1.3, tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
@@ -153,23 +177,27 @@ def pieces(bench: Workbench) -> list[Piece]:
             )
             for name, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
-                    rows[name][TASKS.index(task)] = gradient.reshape(rows[name].shape[1], -1).any(1)
-        return [piece for name, reached in rows.items() for piece in _pieces(name, named[name], reached)]
+                    reached[name][TASKS.index(task)] = gradient != 0
+        return [piece for name, elements in reached.items() for piece in _pieces(name, named[name], elements)]
 
     known: list[Piece] = bench.shared("pieces", make)
     return known
 
 
 def _pieces(name: str, parameter: Tensor, reached: Tensor) -> Iterator[Piece]:
-    """``reached`` (tasks, rows): whole where its rows learn alike, else the rows of each task."""
-    tasks = tuple(t for t, row in zip(TASKS, reached, strict=True) if row.any())
-    if len(tasks) > 1 and bool((reached.sum(0) == 1).all()):
-        for task, row in zip(TASKS, reached, strict=True):
-            held = row.nonzero()[:, 0]
-            if len(held):
-                yield Piece(name=name, tasks=(task,), size=parameter[held].numel(), rows=held)
-    else:
-        yield Piece(name=name, tasks=tasks, size=parameter.numel())
+    """``reached`` (tasks, shape of the parameter): the places of each task along the axis that tells them apart, or
+    the whole where none does."""
+    tasks = tuple(t for t, elements in zip(TASKS, reached, strict=True) if elements.any())
+    for axis in range(parameter.ndim) if len(tasks) > 1 else ():
+        along = reached.movedim(axis + 1, 1).reshape(len(TASKS), parameter.shape[axis], -1).any(2)
+        if bool((along.sum(0) == 1).all()):
+            for task, places in zip(TASKS, along, strict=True):
+                held = places.nonzero()[:, 0]
+                if len(held):
+                    size = parameter.numel() // parameter.shape[axis] * len(held)
+                    yield Piece(name=name, tasks=(task,), size=size, axis=axis, index=held)
+            return
+    yield Piece(name=name, tasks=tasks, size=parameter.numel())
 
 
 def check_task_gradients(bench: Workbench) -> None:
@@ -248,7 +276,7 @@ def check_embedding_norm(bench: Workbench) -> None:
 
 def relative(got: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of what is expected."""
-    return float((got - expected).norm() / expected.norm())
+    return float((got - expected).detach().norm() / expected.detach().norm())
 
 
 def _numbers(values: Tensor) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from suites.multitask.instances import check_instances, check_task_memory
 from suites.multitask.losses import (
     check_absent_task,
     check_bad_labels,
-    check_log_variances,
     check_loss_value,
     check_loss_weights,
     check_masked_tasks,
     check_trunk_gradient,
-    check_weighted_sum,
-    check_weighting_learns,
 )
 from suites.multitask.network import (
     check_embedding_norm,
@@ -22,12 +20,14 @@ from suites.multitask.network import (
 )
 from suites.multitask.projection import check_head_gradients, check_projected_gradients
 from suites.multitask.trunk import check_trunk
+from suites.multitask.weighting import check_log_variances, check_weighted_sum, check_weighting_learns
 
 __all__ = [
     "check_absent_task",
     "check_bad_labels",
     "check_embedding_norm",
     "check_head_gradients",
+    "check_instances",
     "check_linear_heads",
     "check_log_variances",
     "check_loss_value",
@@ -35,6 +35,7 @@ __all__ = [
     "check_masked_tasks",
     "check_projected_gradients",
     "check_task_gradients",
+    "check_task_memory",
     "check_task_parameters",
     "check_task_shapes",
     "check_trunk",

@@ -1,0 +1,80 @@
+"""What a new network starts as, and that nothing but its weights and the images decides what it answers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.checks.initialisation import WIDEST
+from harness.subjects import first_line
+from harness.workbench import Workbench, seeded
+from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
+
+OTHER_CLASSES = 7
+
+
+def check_instances(bench: Workbench) -> None:
+    """Two networks built after different seeds start differently, with finite weights of a customary size, and leave
+    the caller's seed alone; with ``num_classes=7`` the class logits have seven columns."""
+    built, drawn = [], []
+    for seed in (1, 2):
+        with seeded(bench.seed + seed):
+            built.append(network(bench, seeding=False))
+            drawn.append(torch.rand(()).item())
+    assert drawn[0] != drawn[1], (
+        f"{bench.who}: building it seeds torch's generator: after different seeds it stands at the same place; "
+        "expected the caller's seed to hold"
+    )
+    first, second = built
+    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert bool(torch.isfinite(one).all()), f"{bench.who}: freshly built, {name} is not finite"
+        if one.ndim < 2 or not bool(one.any()):
+            continue
+        assert not torch.equal(one, other), f"{bench.who}: {name} starts with the same values under different seeds"
+        widest = WIDEST * math.sqrt(2 / min(one[0].numel(), one.numel() // one.shape[1]))
+        spread = float(one.detach().std())
+        assert spread <= widest, (
+            f"{bench.who}: freshly built, {name} has a standard deviation of {spread:.2g}; expected at most "
+            f"{widest:.2g}, {WIDEST:g} times what He initialisation gives it"
+        )
+    if takes_classes(bench):
+        with torch.device("meta"):
+            model = network(bench, OTHER_CLASSES).eval()
+        outputs(bench, model, torch.empty(2, 3, 64, 64, device="meta"), {**WIDTHS, "classes": OTHER_CLASSES})
+
+
+def check_task_memory(bench: Workbench) -> None:
+    """A second instance with the first one's ``state_dict`` gives the same outputs, and so does the first one after
+    other images, though they lie in the same memory."""
+    model, second = live(bench), network(bench).double().eval()
+    one, two = bench.images(2, 64, seed=1), bench.images(2, 64, seed=2)
+    expected = {images: _answers(bench, model, given) for images, given in (("first", one), ("second", two))}
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        second.load_state_dict(saved)
+    except RuntimeError as error:
+        raise AssertionError(
+            f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
+        ) from error
+    for task, there in _answers(bench, second, one).items():
+        off = relative(there, expected["first"][task])
+        assert off < GUARD, (
+            f"{bench.who}: a second instance with the same state_dict gives {task} off by {off:.1e}; expected the "
+            "same: something that acts on it is neither a parameter nor a persistent buffer"
+        )
+    rewritten = one.clone()
+    _answers(bench, second, rewritten)
+    rewritten.copy_(two)
+    for task, there in _answers(bench, second, rewritten).items():
+        off = relative(there, expected["second"][task])
+        assert off < GUARD, (
+            f"{bench.who}: after the values of its input were overwritten, {task} is off by {off:.1e}; expected that "
+            "of the new images: features are cached"
+        )
+
+
+@torch.no_grad()
+def _answers(bench: Workbench, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    return {task: answer.clone() for task, answer in outputs(bench, model, images).items()}
