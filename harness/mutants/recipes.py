@@ -66,7 +66,7 @@ PROJECTION = _multitask(multitask.PCGRAD)
 
 
 class Witness(nn.Module):
-    """A network of two convolutions with BatchNorm, dropout and a linear head called ``head``."""
+    """A network of four convolutions with BatchNorm, dropout, a last norm and a linear head called ``head``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,11 +75,31 @@ class Witness(nn.Module):
         self.third = nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
         self.dropout = nn.Dropout(0.3)
         self.fourth = nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.norm = nn.BatchNorm2d(4)
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, height, width) -> (batch, 3)."""
-        return self.head(self.fourth(self.dropout(self.third(self.second(self.first(x))))).mean((2, 3)))
+        x = self.fourth(self.dropout(self.third(self.second(self.first(x)))))
+        return self.head(self.norm(x).mean((2, 3)))
+
+
+class DeepWitness(nn.Module):
+    """A network of twelve linear blocks and a linear head called ``head``, on the mean colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Identity()) for _ in range(12)))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 3)."""
+        return self.head(self.blocks(self.stem(x.mean((2, 3)))))
+
+
+def _by_steps(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
 def _sgd(groups: Any, **keywords: Any) -> torch.optim.Optimizer:
@@ -100,7 +120,7 @@ def memory(pair: Pair) -> float:
     for recipe in (pair.correct, pair.faulty):
         model, _ = _started(recipe)
         features: list[Tensor] = []
-        model.head.register_forward_pre_hook(lambda _, inputs, kept=features: kept.append(inputs[0]))
+        model.get_submodule("head").register_forward_pre_hook(lambda _, inputs, kept=features: kept.append(inputs[0]))
         model(_images(0)).sum().backward()
         counts.append(sum(p.grad is not None for p in model.parameters()) + features[0].requires_grad)
     return float(abs(counts[0] - counts[1]))
@@ -117,7 +137,7 @@ def acceptance(pair: Pair) -> float:
 
 def scheduled(pair: Pair) -> float:
     """As `training`, with a schedule that halves all rates in each step."""
-    given = {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+    given: dict[str, Any] = {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
     return _largest([_trained(recipe, **given) for recipe in (pair.correct, pair.faulty)])
 
 
@@ -135,16 +155,80 @@ def reloaded(pair: Pair) -> float:
     return _largest(states)
 
 
-def _started(recipe: Callable[..., Any], **given: Any) -> tuple[Witness, Any]:
+def deep(pair: Pair) -> float:
+    """As `training`, on twelve blocks."""
+    return _largest([_trained(recipe, DeepWitness) for recipe in (pair.correct, pair.faulty)])
+
+
+def scheduled_reload(pair: Pair) -> float:
+    """As `reloaded`, with a schedule that divides by the number of steps."""
+    states = []
+    for recipe in (pair.correct, pair.faulty):
+        given: dict[str, Any] = {"scheduler": _by_steps}
+        model, tuning = _started(recipe, **given)
+        _step(model, tuning, 0)
+        tuning.scheduler.step()
+        again, fresh = _started(recipe, **given)
+        again.load_state_dict(model.state_dict())
+        fresh.load_state_dict(tuning.state_dict())
+        for number in (1, 2):
+            _step(again, fresh, number)
+            fresh.scheduler.step()
+        states.append(dict(again.state_dict()))
+    return _largest(states)
+
+
+def evaluation(pair: Pair) -> float:
+    """How far logits in eval mode are off, for the same images before and after a step."""
+    images, answers = _images(5), []
+    for recipe in (pair.correct, pair.faulty):
+        model, tuning = _started(recipe)
+        model.eval()(images)
+        torch.manual_seed(0)
+        _step(model, tuning, 0)
+        answers.append(model.eval()(images).detach())
+    return difference(answers[1], answers[0])
+
+
+def names_added(pair: Pair) -> float:
+    """How many tensors the state of one has that the other's has not."""
+    first, second = (set(_started(recipe)[0].state_dict()) for recipe in (pair.correct, pair.faulty))
+    return float(len(first ^ second))
+
+
+def reseeding(pair: Pair) -> float:
+    """One where two seeds give the same number after the faulty recipe is applied."""
+    drawn = []
+    for seed in (11, 12):
+        model = Witness()
+        torch.manual_seed(seed)
+        pair.faulty(model, "head")
+        drawn.append(float(torch.rand(())))
+    return float(drawn[0] == drawn[1])
+
+
+def large_batch(pair: Pair) -> float:
+    """As `training`, one step on twelve images."""
+    states = []
+    for recipe in (pair.correct, pair.faulty):
+        model, tuning = _started(recipe)
+        _step(model, tuning, 0, copies=3)
+        states.append(dict(model.state_dict()))
+    return _largest(states)
+
+
+def _started(
+    recipe: Callable[..., Any], network: Callable[[], nn.Module] = Witness, **given: Any
+) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
-    model = Witness().double().train()
+    model = network().double().train()
     model(_images(3))  # statistics that are not those of no data
     return model, recipe(model, "head", lr=0.05, weight_decay=0.3, optimizer=_sgd, **given)
 
 
-def _trained(recipe: Callable[..., Any], **given: Any) -> dict[str, Tensor]:
-    model, tuning = _started(recipe, **given)
-    for phase in range(10):
+def _trained(recipe: Callable[..., Any], network: Callable[[], nn.Module] = Witness, **given: Any) -> dict[str, Tensor]:
+    model, tuning = _started(recipe, network, **given)
+    for phase in range(20):
         for step in range(STEPS):
             torch.manual_seed(step)
             _step(model, tuning, phase + step)
@@ -155,11 +239,12 @@ def _trained(recipe: Callable[..., Any], **given: Any) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
 
-def _step(model: nn.Module, tuning: Any, number: int) -> None:
+def _step(model: nn.Module, tuning: Any, number: int, copies: int = 1) -> None:
     optimizer = getattr(tuning, "optimizer", tuning)
     model.train()
     optimizer.zero_grad()
-    nn.functional.cross_entropy(model(_images(number)), torch.tensor([0, 1, 2, 0])).backward()
+    images, labels = _images(number).repeat(copies, 1, 1, 1), torch.tensor([0, 1, 2, 0]).repeat(copies)
+    nn.functional.cross_entropy(model(images), labels).backward()
     optimizer.step()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.mutants.mutant import rewritten
@@ -196,3 +197,91 @@ def everything(model: nn.Module, head: str, *, lr: float = 1e-2) -> Optimizer:
 @rewritten(GRADUAL_UNFREEZING, "three phases, one group for each parameter, and train() replaced module by module")
 def thirds(model: nn.Module, head: str) -> Thawing:
     return Thawing(model, head)
+
+
+class Heavy(Optimizer):
+    """Momentum whose constructor takes a network and rates by name, and keeps what it needs beside the groups."""
+
+    def __init__(self, model: nn.Module, rates: dict[str, float], *, friction: float) -> None:
+        super().__init__([{"params": [p], "lr": rates[n]} for n, p in model.named_parameters()], {})
+        self.friction = friction
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Velocity, then a step along it."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    velocity = self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
+                    velocity.mul_(1 - self.friction).add_(parameter.grad)
+                    parameter.sub_(group["lr"] * velocity)
+
+
+@rewritten(TWO_LEARNING_RATES, "an optimizer of its own, with other arguments than torch's")
+def own_optimizer(model: nn.Module, head: str, *, lr: float = 1e-2) -> Optimizer:
+    model.get_submodule(head)
+    rates = {n: lr if n.startswith(f"{head}.") else lr / 20 for n, _ in model.named_parameters()}
+    return Heavy(model, rates, friction=0.2)
+
+
+class FixedNorm(nn.Module):
+    """BatchNorm2d with everything in buffers and without a count of batches: nothing in it can move."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (batch, channels, height, width), scaled and shifted by channel."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+@rewritten(FEATURE_EXTRACTION, "BatchNorm replaced by a norm without statistics to move, and dropout at 0")
+def norms_replaced(
+    model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
+) -> Optimizer:
+    last = model.get_submodule(head)
+    model.requires_grad_(False)
+    last.requires_grad_(True)
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Dropout:
+            module.p = 0.0
+        elif isinstance(module, nn.BatchNorm2d):
+            model.set_submodule(name, FixedNorm(module))
+    made: Optimizer = optimizer(last.parameters(), lr=lr, weight_decay=weight_decay)
+    return made
+
+
+class Stages(NamedTuple):
+    """A network, its optimizer, and what is still to be done to it, last first."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    waiting: list[Callable[[], object]]
+
+    def advance(self) -> Any:
+        """The next one; NumPy's False where there is none."""
+        if self.waiting:
+            self.waiting.pop()()
+            return np.bool_(True)
+        return np.bool_(False)
+
+
+@rewritten(LP_FT, "a named tuple with a method that answers with NumPy's booleans")
+def named_tuple(model: nn.Module, head: str, *, lr: float = 1e-2) -> Stages:
+    last = model.get_submodule(head)
+    freeze(model, last)
+
+    def release() -> None:
+        del model.train
+        model.requires_grad_(True).train()
+
+    return Stages(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), [release])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -10,13 +12,17 @@ from torch.optim import Optimizer
 
 from harness.mutants.mutant import instead, mutant
 from harness.mutants.recipes import (
+    FEATURE_EXTRACTION,
     FULL_FINE_TUNING,
     GRADUAL_UNFREEZING,
     LAYERWISE_DECAY,
+    LP_FT,
     TWO_LEARNING_RATES,
+    deep,
     scheduled,
     training,
 )
+from suites.transfer.layers import layers_of
 
 
 def reverse(tuning: Any) -> Any:
@@ -225,4 +231,119 @@ def a_rate_of_zero(tuning: Any) -> Any:
 @mutant(FULL_FINE_TUNING, "Biases train at twice the rate", check="rates", category="training", evidence=training)
 def biases_at_twice_the_rate(tuning: Any) -> Any:
     tuning.optimizer.param_groups[-1]["lr"] *= 2
+    return tuning
+
+
+def as_text(layers: Sequence[list[str]]) -> list[list[str]]:
+    """The same layers, with numbered ones in the order of their names as text: 0, 1, 10, 11, 2."""
+    runs = groupby(layers, key=lambda names: names[0].split(".")[0].rstrip("0123456789"))
+    return [layer for _, run in runs for layer in sorted(run, key=lambda names: names[0])]
+
+
+@instead(LAYERWISE_DECAY, "Blocks are sorted by their names as text: 10 before 2", check="rates", evidence=deep)
+def blocks_sorted_as_text(
+    model: nn.Module, head: str, *, lr: float = 1e-3, weight_decay: float = 0.0, optimizer: Any = torch.optim.AdamW
+) -> Any:
+    tuning: Any = LAYERWISE_DECAY.factory(model, head, lr=lr, weight_decay=weight_decay, optimizer=optimizer)
+    layers = as_text(layers_of(model, head, coarse=False))
+    depth = {id(model.get_parameter(n)): k for k, names in enumerate(layers) for n in names}
+    for group in tuning.optimizer.param_groups:
+        group["lr"] = lr * 0.75 ** (len(layers) - 1 - depth[id(group["params"][0])])
+    return tuning
+
+
+@mutant(
+    GRADUAL_UNFREEZING,
+    "Blocks are unfrozen in the order of their names as text: 2 before 10",
+    check="phases",
+    category="training",
+    evidence=deep,
+)
+def blocks_unfrozen_as_text(tuning: Any) -> Any:
+    layers = as_text(layers_of(tuning.model, tuning.head))[::-1]
+    tuning.phases = [frozenset(n for layer in layers[: k + 1] for n in layer) for k in range(len(layers))]
+    tuning.enter(0)
+    return tuning
+
+
+def split_off_last_norm(tuning: Any, rate: float) -> Any:
+    """Give the norm between the last block and the head, where there is one, a group of its own."""
+    norms = [m for n, m in tuning.model.named_modules() if n.split(".")[-1] in ("norm", "ln")]
+    own = [p for m in norms for p in m.parameters()]
+    for group in tuning.optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if all(p is not q for q in own)]
+    if own:
+        tuning.optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+    return tuning
+
+
+@mutant(
+    LAYERWISE_DECAY,
+    "The last norm, of no block, counts as the first layer",
+    check="rates",
+    category="training",
+    evidence=training,
+)
+def last_norm_slowest(tuning: Any) -> Any:
+    return split_off_last_norm(tuning, min(g["lr"] for g in tuning.optimizer.param_groups))
+
+
+@mutant(
+    LAYERWISE_DECAY,
+    "The last norm, of no block, trains faster than the head",
+    check="rates",
+    category="training",
+    evidence=training,
+)
+def last_norm_fastest(tuning: Any) -> Any:
+    return split_off_last_norm(tuning, 20 * max(g["lr"] for g in tuning.optimizer.param_groups))
+
+
+@mutant(
+    LP_FT,
+    "After the probe the backbone trains faster than the head",
+    check="rates",
+    category="training",
+    evidence=training,
+)
+def backbone_faster_after_the_probe(tuning: Any) -> Any:
+    return reverse(tuning)
+
+
+@mutant(
+    FEATURE_EXTRACTION,
+    "The weight decay that was asked for does not act on the head",
+    check="decay_groups",
+    category="training",
+    evidence=training,
+)
+def no_decay_of_the_head(tuning: Any) -> Any:
+    for group in tuning.optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    return tuning
+
+
+@instead(FULL_FINE_TUNING, "The optimizer that was asked for is ignored", check="learns", evidence=training)
+def optimizer_ignored(
+    model: nn.Module, head: str, *, lr: float = 1e-3, weight_decay: float = 0.0, optimizer: Any = None
+) -> Any:
+    return FULL_FINE_TUNING.factory(model, head, lr=lr, weight_decay=weight_decay)
+
+
+@mutant(
+    GRADUAL_UNFREEZING,
+    "Each phase starts at the first rates again, whatever the schedule has come to",
+    check="scheduler",
+    category="training",
+    evidence=scheduled,
+)
+def schedule_thrown_away(tuning: Any) -> Any:
+    enter, rates = tuning.enter, [g["lr"] for g in tuning.optimizer.param_groups]
+
+    def entering(phase: int) -> None:
+        enter(phase)
+        for group, rate in zip(tuning.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    tuning.enter = entering
     return tuning

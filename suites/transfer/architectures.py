@@ -5,10 +5,21 @@ from __future__ import annotations
 from harness.architecture import Family, Recipe
 from reference.library import Reference
 
-ALL = ("starts_from_given", "unknown_head", "groups", "learns", "trajectory", "resume", "scheduler")
+ALL = (
+    "starts_from_given",
+    "unknown_head",
+    "groups",
+    "learns",
+    "trajectory",
+    "evaluates",
+    "resume",
+    "scheduler",
+    "decay_groups",
+)
 """What every recipe promises."""
 FROZEN = ("frozen", "frozen_features")
-RATES = ("rates", "decay_groups")
+ALL_TRAINS = ("rates", "dropout")
+"""Of those that train everything, at last."""
 
 FEATURE_EXTRACTION = Recipe(
     name="feature_extraction",
@@ -19,30 +30,30 @@ FULL_FINE_TUNING = Recipe(
     name="full_fine_tuning",
     aliases=("fine_tuning",),
     source="Girshick et al. 2013 (arXiv:1311.2524), section 2.3",
-    checks=(*ALL, "rates"),
+    checks=(*ALL, *ALL_TRAINS),
 )
 TWO_LEARNING_RATES = Recipe(
     name="two_learning_rates",
     source="Girshick et al. 2013 (arXiv:1311.2524), section 2.3: the network at a tenth of the head's rate",
-    checks=(*ALL, *RATES),
+    checks=(*ALL, *ALL_TRAINS),
 )
 GRADUAL_UNFREEZING = Recipe(
     name="gradual_unfreezing",
     aliases=("gradual",),
     source="Howard and Ruder 2018 (arXiv:1801.06146), sections 3.2 and 3.3",
-    checks=(*ALL, *FROZEN, *RATES, "phases", "state_kept"),
+    checks=(*ALL, *FROZEN, *ALL_TRAINS, "phases", "state_kept"),
 )
 LAYERWISE_DECAY = Recipe(
     name="layerwise_decay",
     aliases=("layer_wise_decay", "layerwise_lr_decay"),
     source="Clark et al. 2020 (arXiv:2003.10555), Bao et al. 2021 (arXiv:2106.08254)",
-    checks=(*ALL, *RATES),
+    checks=(*ALL, *ALL_TRAINS),
 )
 LP_FT = Recipe(
     name="lp_ft",
     aliases=("linear_probing_then_fine_tuning",),
     source="Kumar et al. 2022 (arXiv:2202.10054)",
-    checks=(*ALL, *FROZEN, "phases"),
+    checks=(*ALL, *FROZEN, *ALL_TRAINS, "phases"),
 )
 
 
@@ -62,5 +73,5 @@ FAMILY = Family(
     ),
     model="suites.transfer.recipe",
     references=_references,
-    properties=(*ALL, *FROZEN, *RATES, "phases", "state_kept"),
+    properties=(*ALL, *FROZEN, *ALL_TRAINS, "phases", "state_kept"),
 )

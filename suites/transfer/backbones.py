@@ -1,7 +1,7 @@
 """Small networks that recipes are judged on, with the order of their layers written down rather than worked out.
 
 They differ in what a recipe can trip over: BatchNorm's statistics, LayerNorm, parameters that belong to no submodule,
-a head inside a container, dropout, a weight that two layers share, a library's own grouping.
+a head inside a container, dropout, a weight that two layers share, a library's own grouping, more than ten blocks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harness.subjects import SubjectError
 from harness.workbench import seeded
 
 CLASSES = 5
@@ -20,13 +21,14 @@ BATCH = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """``layers`` holds, from the input to the head, the prefixes of each layer's parameters. What no layer claims (a
-    norm between the last block and the head) may go with either of its neighbours."""
+    """``layers`` holds, from the input to the head, the prefixes of each layer's parameters; ``norm`` is the prefix of
+    what stands between the last block and the head, and may go with either or between them."""
 
     name: str
     build: Callable[[], nn.Module]
     head: str
     layers: tuple[tuple[str, ...], ...]
+    norm: str = ""
     side: int = 32
 
     def model(self, seed: int = 0) -> nn.Module:
@@ -41,22 +43,24 @@ class Backbone:
                         tensor.normal_(std=0.02)
         return model.train()
 
-    def layer(self, name: str) -> int | None:
-        """The number of a parameter's layer, from 0 at the input; None where it may go with either neighbour."""
+    def layer(self, name: str) -> float:
+        """The number of a parameter's layer, from 0 at the input; of the last norm, half a layer below the head's."""
         for number, prefixes in enumerate(self.layers):
             if any(name == p or name.startswith(f"{p}.") for p in prefixes):
                 return number
-        return None
+        if not self.norm or not name.startswith(f"{self.norm}."):
+            raise SubjectError(f"{name} is no parameter of {self.name}; expected those of the given network alone")
+        return len(self.layers) - 1.5
 
     def in_head(self, name: str) -> bool:
         """Whether a parameter, buffer or module of this name belongs to the head."""
         return name == self.head or name.startswith(f"{self.head}.")
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Float64 images (6, 3, side, side), brighter with each step so that statistics would move, and labels (6,)."""
+    def batch(self, step: int, size: int = BATCH) -> tuple[Tensor, Tensor]:
+        """Float64 images (size, 3, side, side), brighter with each step so that statistics would move, and labels."""
         generator = torch.Generator().manual_seed(step)
-        images = torch.randn(BATCH, 3, self.side, self.side, generator=generator, dtype=torch.float64)
-        return images * (1 + 0.5 * step) + 0.3 * step, torch.randint(CLASSES, (BATCH,), generator=generator)
+        images = torch.randn(size, 3, self.side, self.side, generator=generator, dtype=torch.float64)
+        return images * (1 + 0.5 * step) + 0.3 * step, torch.randint(CLASSES, (size,), generator=generator)
 
 
 class ConvNet(nn.Module):
@@ -78,6 +82,25 @@ class ConvNet(nn.Module):
         """(batch, 3, height, width) -> (batch, 5)."""
         x = self.fc_mix(self.stage2(self.stage1(self.stem(x))))
         return self.fc(self.pool(x).flatten(1))
+
+
+class DeepNet(nn.Module):
+    """Twelve residual blocks of width 4, so that block 10 is a later one than block 2. The head is ``head``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 8, 8)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(12)
+        )
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 5)."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
 
 
 def _vit() -> nn.Module:
@@ -121,6 +144,7 @@ TORCHVISION_VIT = Backbone(
         *((f"encoder.layers.encoder_layer_{i}",) for i in range(3)),
         ("heads.head",),
     ),
+    norm="encoder.ln",
 )
 TIMM_RESNET = Backbone(
     name="a small timm ResNet",
@@ -137,6 +161,13 @@ DROPOUT = Backbone(
         *((f"layers.{i}",) for i in range(3)),
         ("head",),
     ),
+    norm="norm",
+)
+DEEP = Backbone(
+    name="a network of twelve blocks",
+    build=DeepNet,
+    head="head",
+    layers=(("stem",), *((f"blocks.{i}",) for i in range(12)), ("head",)),
 )
 PLAIN = (CONVNET, TORCHVISION_VIT, TIMM_RESNET)
 """Without randomness in train mode."""

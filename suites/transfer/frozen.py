@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, DROPOUT, PLAIN, TIMM_RESNET, Backbone
+from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, PLAIN, TIMM_RESNET, Backbone
 from suites.transfer.training import CONTRACT, Plan, some
 
 
@@ -101,7 +101,7 @@ def _features(plan: Plan, images: Tensor) -> Tensor:
 
 def check_phases(bench: Workbench) -> None:
     """From the head down: what trains only grows, no layer trains before all that follow it, all train at last."""
-    for backbone in (*PLAIN, DROPOUT):
+    for backbone in (*PLAIN, DROPOUT, DEEP):
         plan = Plan(bench, backbone)
         assert plan.has_phases, f"{plan.who}: has no phases; {CONTRACT}"
         names = [n for n, _ in plan.given.named_parameters()]
@@ -126,7 +126,7 @@ def check_phases(bench: Workbench) -> None:
 def _assert_from_the_head_down(
     plan: Plan, backbone: Backbone, names: list[str], trained: set[str], number: int
 ) -> None:
-    layers = {n: layer for n in names if (layer := backbone.layer(n)) is not None}
+    layers = {n: backbone.layer(n) for n in names}
     earliest = min((n for n in layers if n in trained), key=lambda n: layers[n])
     skipped = [n for n in layers if n not in trained and layers[n] > layers[earliest]]
     assert not skipped, (

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from suites.transfer.training import Plan
+from harness.subjects import SubjectError, first_line
+from suites.transfer.training import RAISED, Plan
 
 
 def rates(plan: Plan) -> dict[str, float]:
@@ -36,7 +37,13 @@ def _stepped(plan: Plan, *, value: float, gradient: float) -> dict[str, Tensor]:
         for parameter in parameters.values():
             parameter.fill_(value)
             parameter.grad = torch.full_like(parameter, gradient)
-        plan.optimizer.step()
+        try:
+            plan.optimizer.step()
+        except RAISED as error:
+            raise SubjectError(
+                f"{plan.who}: in phase {plan.phase} a step with gradients of {gradient:g} raised "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
         return {name: parameter - value for name, parameter in parameters.items()}
 
 

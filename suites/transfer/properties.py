@@ -1,18 +1,23 @@
-"""What a fine-tuning recipe promises, beside what its neighbours `frozen`, `rates` and `continuity` hold."""
+"""What a fine-tuning recipe promises, beside what its neighbours hold."""
 
 from __future__ import annotations
 
 import torch
 
+from harness.checks.state import _draw, _expect, _expect_seeds_to_hold, _generators, _globals, _restore
 from harness.workbench import Workbench
 from suites.transfer.backbones import PLAIN
-from suites.transfer.continuity import check_resume, check_scheduler, check_state_kept, check_trajectory
+from suites.transfer.continuity import check_resume, check_state_kept, check_trajectory
 from suites.transfer.frozen import check_frozen, check_frozen_features, check_phases
+from suites.transfer.modes import check_dropout, check_evaluates
 from suites.transfer.rates import check_decay_groups, check_groups, check_learns, check_rates
-from suites.transfer.training import Plan, some
+from suites.transfer.schedule import check_scheduler
+from suites.transfer.training import RAISED, Plan, some, uncounted
 
 __all__ = [
     "check_decay_groups",
+    "check_dropout",
+    "check_evaluates",
     "check_frozen",
     "check_frozen_features",
     "check_groups",
@@ -30,30 +35,50 @@ UNKNOWN = "no_such_part"
 
 
 def check_starts_from_given(bench: Workbench) -> None:
-    """Before the first step every weight, statistic and dtype is the given one: what was learnt is kept."""
+    """Before the first step every weight, statistic and dtype is the given one, and there are no others.
+
+    Nor does the recipe seed a generator or change a setting of the process.
+    """
+    _assert_process_untouched(bench)
     for backbone in PLAIN:
         expected = backbone.model().state_dict()
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             got = plan.state()
-            gone = [n for n in expected if n not in got]
+            gone = [n for n in expected if n not in got and not uncounted(n)]
             assert not gone, f"{plan.who}: {some(gone)} is no longer part of the network; expected its parts to stay"
-            changed = [n for n, t in expected.items() if got[n].dtype != t.dtype or not torch.equal(got[n], t)]
+            added = [n for n in got if n not in expected and not uncounted(n)]
+            assert not added, f"{plan.who}: {some(added)} is new in the network's state; expected none beside the given"
+            kept = {n: t for n, t in expected.items() if n in got}
+            changed = [n for n, t in kept.items() if got[n].dtype != t.dtype or not torch.equal(got[n], t)]
             assert not changed, (
                 f"{plan.who}: in phase {phase}, before any step, {some(changed)} has another value than was given; "
                 "expected fine-tuning to start from the given weights"
             )
 
 
+def _assert_process_untouched(bench: Workbench) -> None:
+    before, drawn = _globals(), []
+    try:
+        for start in (1, 2):
+            with _generators(start):
+                Plan(bench, PLAIN[0])
+                drawn.append(_draw())
+            _expect(bench, before, "applying it")
+    finally:
+        _restore(before)
+    _expect_seeds_to_hold(bench, drawn, "applying it")
+
+
 def check_unknown_head(bench: Workbench) -> None:
     """The name of a part that is not there is refused, and the error names it."""
     model = PLAIN[0].model()
-    refusal: Exception | None = None
+    refusal: BaseException | None = None
     try:
         result = bench.subject.factory(model, UNKNOWN)
         if hasattr(result, "__next__"):
             next(result)
-    except Exception as error:
+    except RAISED as error:
         refusal = error
     what = f"{bench.who}: a head called {UNKNOWN!r}, which the network does not have,"
     assert refusal is not None, f"{what} is accepted; expected an error"

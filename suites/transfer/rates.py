@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, PLAIN, TIED
+from suites.transfer.backbones import CONVNET, DEEP, PLAIN, TIED
 from suites.transfer.probe import decays, rates
-from suites.transfer.training import LR, WEIGHT_DECAY, Plan, some
+from suites.transfer.training import LR, WEIGHT_DECAY, Plan, momentum_sgd, some
 
 EQUAL = 1 + 1e-6
 """Two measured rates are the same up to this factor: they are read off a float64 step, where rounding is 1e-16."""
+SPARE_VECTORS = ("two_learning_rates", "gradual_unfreezing", "layerwise_decay")
+"""Recipes that set rates by group, and therefore weight decay too."""
 
 
 def check_groups(bench: Workbench) -> None:
@@ -55,7 +59,8 @@ def check_groups(bench: Workbench) -> None:
 
 
 def check_learns(bench: Workbench) -> None:
-    """In every phase one step of a plain loop moves every trainable parameter, the head in proportion to ``lr``."""
+    """In every phase one step of a plain loop moves every trainable parameter, the head in proportion to ``lr``, and is
+    taken by the ``optimizer`` that was asked for."""
     for backbone in (*PLAIN, TIED):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
@@ -70,6 +75,31 @@ def check_learns(bench: Workbench) -> None:
             )
             assert trained, f"{plan.who}: in phase {phase} nothing trains"
     _assert_rate_acts(bench)
+    _assert_optimizer_acts(bench)
+
+
+class Counted(torch.optim.SGD):
+    """Counts the steps of all its instances, also of those that another optimizer wraps."""
+
+    taken = 0
+
+    def step(self, closure: Any = None) -> Any:
+        """A step of SGD."""
+        Counted.taken += 1
+        return super().step(closure)
+
+
+def _assert_optimizer_acts(bench: Workbench) -> None:
+    plan = Plan(bench, CONVNET, optimizer=partial(momentum_sgd, kind=Counted))
+    if "optimizer" not in plan.keywords:
+        return
+    for phase in plan.phases():
+        before = Counted.taken
+        plan.train(phase)
+        assert Counted.taken > before, (
+            f"{plan.who}: in phase {phase} a step is taken by {type(plan.optimizer).__name__}, not by what the given "
+            "optimizer factory makes: the argument does not act"
+        )
 
 
 def _assert_rate_acts(bench: Workbench) -> None:
@@ -88,11 +118,11 @@ def _assert_rate_acts(bench: Workbench) -> None:
 def check_rates(bench: Workbench) -> None:
     """How far one step moves each parameter for the same gradient, in every phase: never farther in an earlier layer.
 
-    In the last phase also: `full_fine_tuning` moves all alike; for the others the backbone moves less than the head,
-    `gradual_unfreezing` has at least three rates, and `layerwise_decay` another one for each layer.
+    In the last phase also: `full_fine_tuning` moves all alike, and `lp_ft` may; for the others the backbone moves less
+    than the head, `gradual_unfreezing` has at least three rates, and `layerwise_decay` another one for each layer.
     """
     name = bench.architecture.name
-    for backbone in PLAIN:
+    for backbone in (*PLAIN, DEEP):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             measured = rates(plan)
@@ -100,15 +130,15 @@ def check_rates(bench: Workbench) -> None:
             assert not still, (
                 f"{plan.who}: in phase {phase} a step moves {some(still)} by nothing; expected a rate above 0"
             )
-            placed = {n: layer for n in measured if (layer := backbone.layer(n)) is not None}
+            placed = {n: backbone.layer(n) for n in measured}
             ordered = sorted(placed, key=lambda n: (placed[n], measured[n]))
             fastest = ""
             for parameter in ordered:
                 if fastest and placed[fastest] < placed[parameter]:
                     assert measured[fastest] <= measured[parameter] * EQUAL, (
                         f"{plan.who}: in phase {phase} a step moves {fastest} by {measured[fastest]:.3g} and the later "
-                        f"{parameter} by {measured[parameter]:.3g} for the same gradient; expected earlier layers to "
-                        "learn slower"
+                        f"{parameter} by {measured[parameter]:.3g} for the same gradient; expected no earlier "
+                        "layer to learn faster"
                     )
                 if not fastest or measured[parameter] > measured[fastest]:
                     fastest = parameter
@@ -117,6 +147,7 @@ def check_rates(bench: Workbench) -> None:
         slowest, last = min(measured.values()), max(by_layer)
         if name == "full_fine_tuning":
             assert spread == 1, f"{plan.who}: {spread} different rates, from {slowest:.3g} on; expected one"
+        if name in ("full_fine_tuning", "lp_ft"):
             continue
         below = by_layer.get(last - 1, 0.0)
         head_slower = name != "gradual_unfreezing" and not below * EQUAL < by_layer[last]
@@ -139,7 +170,8 @@ def _distinct(values: list[float]) -> int:
 def check_decay_groups(bench: Workbench) -> None:
     """With weight decay, a gradient of zero shrinks the matrices and filters, and leaves norms and biases alone.
 
-    What is neither (class token, position embedding, layer scale) may do either.
+    What is neither (class token, position embedding, layer scale) may do either; and so may norms and biases in recipes
+    that need no groups: torch's own optimizers decay all that they are given.
     """
     for backbone in (CONVNET, *PLAIN[1:]):
         plan = Plan(bench, backbone)
@@ -148,7 +180,8 @@ def check_decay_groups(bench: Workbench) -> None:
         for _ in plan.phases():
             measured = decays(plan)
         vectors, matrices = _kinds(plan)
-        wrong = [n for n in vectors if measured.get(n, 0.0) != 0.0]
+        spared = vectors if bench.architecture.name in SPARE_VECTORS else []
+        wrong = [n for n in spared if measured.get(n, 0.0) != 0.0]
         assert not wrong, (
             f"{plan.who}: weight decay shrinks {len(wrong)} norms and biases: {some(wrong)}; expected it to leave them"
         )

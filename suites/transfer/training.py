@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.outputs import describe, logits_of
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
-from suites.transfer.backbones import CLASSES, Backbone
+from suites.transfer.backbones import BATCH, CLASSES, Backbone
 
 LR, WEIGHT_DECAY, MOMENTUM = 0.02, 0.1, 0.9
 MOST_PHASES = 50
@@ -24,11 +24,13 @@ CONTRACT = (
     "a recipe returns an optimizer; or an object with `optimizer` and, where it has phases, `advance()`, which enters "
     "the next one and gives False after the last; or a generator of optimizers, one for each phase"
 )
+RAISED = (Exception, SystemExit)
+"""What a recipe may end with."""
 
 
-def momentum_sgd(groups: Any, **keywords: Any) -> Optimizer:
+def momentum_sgd(groups: Any, *, kind: type[torch.optim.SGD] = torch.optim.SGD, **keywords: Any) -> Optimizer:
     """The optimizer that recipes are given: its steps are easy to tell from each other."""
-    return torch.optim.SGD(groups, **{"lr": LR, "momentum": MOMENTUM, **keywords})
+    return kind(groups, **{"lr": LR, "momentum": MOMENTUM, **keywords})
 
 
 class Plan:
@@ -45,12 +47,14 @@ class Plan:
             self._result = recipe(self.given, backbone.head, **self.keywords)
             self._phases = self._result if isinstance(self._result, Iterator) else None
             if self._phases is not None:
-                self._result = next(self._phases)
-        except Exception as error:
+                self._result = next(self._phases, None)
+        except RAISED as error:
+            call = ", ".join(("model", repr(backbone.head), *self.keywords))
             raise SubjectError(
-                f"{self.who}: {bench.subject.factory_name}(model, {backbone.head!r}, {', '.join(self.keywords)}) "
-                f"raised {type(error).__name__}: {first_line(error)}"
+                f"{self.who}: {bench.subject.factory_name}({call}) raised {type(error).__name__}: {first_line(error)}"
             ) from error
+        if self._phases is not None and self._result is None:
+            raise SubjectError(f"{self.who}: the generator yields no optimizer; {CONTRACT}")
         self.phase = 0
         returned = self._find(nn.Module, "model")
         self.model: nn.Module = returned if returned is not None else self.given
@@ -60,7 +64,8 @@ class Plan:
 
     @property
     def _parts(self) -> list[Any]:
-        return list(self._result) if isinstance(self._result, tuple | list) else [self._result]
+        parts = self._result if isinstance(self._result, tuple | list) else ()
+        return [self._result, *parts]  # a named tuple is looked at before it is taken apart
 
     def _find(self, kind: type, attribute: str) -> Any:
         for part in self._parts:
@@ -102,9 +107,10 @@ class Plan:
                 self._result = following
             else:
                 advancing = self._advancing()
-                if advancing is None or advancing() is False:
+                went_on = advancing() if advancing is not None else False
+                if went_on is not None and not went_on:  # NumPy's False too
                     return False
-        except Exception as error:
+        except RAISED as error:
             raise SubjectError(
                 f"{self.who}: entering phase {self.phase + 1} raised {type(error).__name__}: {first_line(error)}"
             ) from error
@@ -128,31 +134,59 @@ class Plan:
         """Names of the parameters that require gradients now."""
         return {n for n, p in self.given.named_parameters() if p.requires_grad}
 
-    def train(self, step: int) -> float:
+    def train(self, step: int, size: int = BATCH) -> float:
         """One step of a plain loop in train mode; the loss before it."""
         self.model.train()
-        return train_step(self.model, self.optimizer, self.backbone.batch(step), self.who)
+        return train_step(self.model, self.optimizer, self.backbone.batch(step, size), self.who)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (batch, 5) without a graph, in the mode that the network is in. Raises SubjectError."""
+        try:
+            with torch.no_grad():
+                return logits_of(self.model(images), CLASSES)
+        except RAISED as error:
+            mode = "train" if self.model.training else "eval"
+            raise SubjectError(
+                f"{self.who}: in {mode} mode forward raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def step_schedule(self) -> None:
+        """A step of the recipe's scheduler, if any. Raises SubjectError where it raises."""
+        scheduler = self.scheduler
+        try:
+            if scheduler is not None:
+                scheduler.step()
+        except RAISED as error:
+            raise SubjectError(
+                f"{self.who}: in phase {self.phase} scheduler.step() raised {type(error).__name__}: {first_line(error)}"
+            ) from error
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all parameters and buffers by name."""
         return {n: t.detach().clone() for n, t in self.given.state_dict().items()}
 
-    def saved(self) -> dict[str, Any]:
-        """What the recipe keeps beside the network: its own ``state_dict``, or the optimizer's."""
-        return copy.deepcopy(self._keeper().state_dict())
+    def saved(self) -> list[dict[str, Any]]:
+        """What the recipe keeps beside the network: its own ``state_dict``, or the optimizer's and the scheduler's."""
+        return [copy.deepcopy(keeper.state_dict()) for keeper in self._keepers()]
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: list[dict[str, Any]]) -> None:
         """Load what `saved` gave. Raises SubjectError where that fails."""
         try:
-            self._keeper().load_state_dict(saved)
-        except Exception as error:
+            for keeper, state in zip(self._keepers(), saved, strict=True):
+                keeper.load_state_dict(state)
+        except RAISED as error:
             raise SubjectError(
                 f"{self.who}: loading its own state raised {type(error).__name__}: {first_line(error)}"
             ) from error
 
-    def _keeper(self) -> Any:
-        own = [p for p in self._parts if not isinstance(p, nn.Module) and hasattr(p, "load_state_dict")]
-        return own[0] if len(own) == 1 else self.optimizer
+    def _keepers(self) -> list[Any]:
+        known = (nn.Module, Optimizer, LRScheduler)
+        own = [p for p in self._parts if not isinstance(p, known) and hasattr(p, "load_state_dict")]
+        keeper = own[0] if len(own) == 1 else self.optimizer
+        scheduler = self.scheduler
+        if scheduler is None or scheduler is getattr(keeper, "scheduler", None):
+            return [keeper]
+        return [keeper, scheduler]
 
 
 def train_step(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor], who: str) -> float:
@@ -163,7 +197,7 @@ def train_step(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tens
         loss = cross_entropy(logits_of(model(images), CLASSES), labels)
         loss.backward()
         optimizer.step()
-    except Exception as error:
+    except RAISED as error:
         raise SubjectError(f"{who}: a training step raised {type(error).__name__}: {first_line(error)}") from error
     return float(loss.detach())
 
@@ -174,6 +208,11 @@ def _takes(recipe: Callable[..., Any], keyword: str) -> bool:
     except (TypeError, ValueError):
         return False
     return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def uncounted(name: str) -> bool:
+    """Whether a tensor of this name counts batches, which norms that are frozen for good go without."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def some(names: Any) -> str:
