@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from harness.architecture import Architecture
 
 PROFILE, NIGHTLY = "conformance", "nightly"
+STOCK_PROFILES = ("default", "ci")
+"""Hypothesis's own."""
 
 
 def register_profiles() -> None:

@@ -77,7 +77,7 @@ class Subject:
 
         try:
             model = self.factory(num_classes=num_classes, **keywords)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{k}={v}" for k, v in {"num_classes": num_classes, **keywords}.items())
             raise SubjectError(
                 f"{self.who}: {self.factory_name}({given}) raised {type(error).__name__}: {first_line(error)}"
@@ -138,7 +138,8 @@ def import_subject(spec: str) -> ModuleType:
     if spec.endswith(".py") or "/" in spec:
         path = Path(spec).resolve()
         if not path.is_file():
-            raise RequestError(f"--subject {spec}: there is no such file")
+            what = "is a folder; give a file in it" if path.is_dir() else "there is no such file"
+            raise RequestError(f"--subject {spec}: {what}")
         name = path.stem
         known = sys.modules.get(name)
         if known is not None and getattr(known, "__file__", None) == str(path):
@@ -153,7 +154,7 @@ def import_subject(spec: str) -> ModuleType:
         module = importlib.util.module_from_spec(loader)
         sys.modules[name] = module
         if str(path.parent) not in sys.path:  # a subject file may import its neighbours
-            sys.path.insert(0, str(path.parent))
+            sys.path.append(str(path.parent))  # last: a neighbour called as a library must not stand in its place
         try:
             with _warnings_shown():
                 loader.loader.exec_module(module)

@@ -73,6 +73,12 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into the tensors of the same names."""
     own = state(model)
+    other = [name for name, value in values.items() if name not in own or own[name].shape != value.shape]
+    if other:
+        raise SubjectError(
+            f"{type(model).__name__}: {', '.join(other[:5])} is not there, or of another shape: a forward pass adds or "
+            "resizes state, or two instances differ"
+        )
     for name, value in values.items():
         own[name].copy_(value)
 
@@ -277,6 +283,7 @@ def run(
             if gradients and backward:
                 model.zero_grad(set_to_none=True)
                 bench.backward(logits, cotangent(bench, logits))
+        _expect_buffers(bench, model, buffers)
         return Outcome(
             logits=logits.detach(),
             input_gradient=None if images.grad is None else images.grad.detach(),
@@ -290,9 +297,20 @@ def run(
         own = dict(model.named_buffers())
         with torch.no_grad():
             for name, buffer in buffers.items():
-                own[name].copy_(buffer)
+                if name in own and own[name].shape == buffer.shape:
+                    own[name].copy_(buffer)
         for parameter in model.parameters():
             parameter.grad = None
+
+
+def _expect_buffers(bench: Workbench, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    after = {n: b.shape for n, b in model.named_buffers()}
+    other = [n for n in {**before, **after} if n not in before or n not in after or before[n].shape != after[n]]
+    if other:
+        raise SubjectError(
+            f"{bench.who}: a forward pass adds, removes or resizes the buffers {', '.join(other[:5])}; expected the "
+            "state to keep its names and shapes"
+        )
 
 
 def cotangent(bench: Workbench, logits: Tensor) -> Tensor:

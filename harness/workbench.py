@@ -115,15 +115,12 @@ class Workbench:
 
     def _materialised(self, model: nn.Module, num_classes: int, keywords: Mapping[str, Any]) -> nn.Module:
         """``model`` with the parameters that a lazy module makes at its first call."""
-        for name, switch in (("eval", model.eval), ("train", model.train)):
-            training = model.training
-            returned: object = switch()
-            model.train(training)
-            if returned is not model:
-                raise SubjectError(
-                    f"{self.who}: {name}() returns {type(returned).__name__}; expected the module itself, as "
-                    "nn.Module's does"
-                )
+        returned: object = model.train(model.training)
+        if returned is not model:
+            raise SubjectError(
+                f"{self.who}: train() returns {type(returned).__name__}; expected the module itself, as nn.Module's "
+                "does"
+            )
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             channels = next((v for k, v in keywords.items() if k in CHANNEL_KEYWORDS), 3)
             size = next((v for k, v in keywords.items() if k in SIZE_KEYWORDS), self.architecture.input_size)
@@ -190,6 +187,10 @@ class Workbench:
         A module that holds a lock is legal, and so is one with a hook that writes to the module it was made for.
         """
         model = self.small()
+        if any(
+            p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters()
+        ):  # copies would lack them
+            return None
         images = self.images(2, self.small_side()).float()
         try:
             kept, tried = copy.deepcopy(model), copy.deepcopy(model)

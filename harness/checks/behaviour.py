@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise
+from harness.randomness import ControlledRandomness
 from harness.subjects import first_line
 from harness.transplant import CEILING, bounded, load, perturbed, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
@@ -190,7 +191,8 @@ def check_input_untouched(bench: Workbench) -> None:
                 made.subject.eval()
                 with torch.no_grad():
                     for name, buffer in made.subject.named_buffers():
-                        buffer.copy_(buffers[name])
+                        if name in buffers and buffers[name].shape == buffer.shape:
+                            buffer.copy_(buffers[name])
             assert torch.equal(images, kept), (
                 f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
                 f"{relative(images, kept):.1e} (an in-place operation on the input)"
@@ -231,7 +233,7 @@ def _same_training(bench: Workbench, model: nn.Module, images: Tensor, laid_out:
     plain, other = (run(bench, model, i, train=True) for i in (images, laid_out))
     _same(bench, "in train mode with an input that is channels_last", other.logits, plain.logits, CEILING)
     given = {n: g for n, g in plain.gradients.items() if g is not None}
-    least = 1e-6 * max(g.norm().item() for g in given.values())
+    least = 1e-6 * max((g.norm().item() for g in given.values()), default=0.0)
     for name, gradient in given.items():
         there = other.gradients[name]
         error = float("inf") if there is None else relative(there, gradient, max(gradient.norm().item(), least))
@@ -252,6 +254,7 @@ def check_mode_switch(bench: Workbench) -> None:
     moved = [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
     assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
     before = dict(model.named_parameters())
+    _expect_training_restored(bench)
     model.train()
     model.eval()
     got = _forward(bench, model, images)
@@ -272,6 +275,26 @@ def check_mode_switch(bench: Workbench) -> None:
         inferred = bench.logits(model, images).clone()
     _same(bench, "under inference_mode", inferred, plain, _bound(bench))
     _expect_trainable_after_inference(bench, images.float())
+
+
+def _expect_training_restored(bench: Workbench) -> None:
+    """A new network that is evaluated once trains as before: the same parameters learn, and the same is drawn."""
+    model = bench.small_copy().train()
+    images = bench.images(4, bench.small_side(), seed=33).float()
+    seen = []
+    for _ in range(2):
+        with torch.no_grad(), ControlledRandomness(batch=len(images)) as randomness:
+            bench.logits(model, images)
+        seen.append(([n for n, p in model.named_parameters() if p.requires_grad], randomness.draws))
+        model.eval()
+        model.train()
+    (learning, draws), (still, later) = seen
+    frozen = [n for n in learning if n not in still]
+    assert not frozen, f"{bench.who}: after eval() and train() {', '.join(frozen[:5])} no longer trains"
+    assert draws == later, (
+        f"{bench.who}: after eval() and train() a pass in train mode draws {len(later)} times, before {len(draws)}: "
+        "dropout or stochastic depth is switched off, or changed, for good"
+    )
 
 
 def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from harness.checks.reach import expect_reach
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise, noise
-from harness.transplant import Outcome, Transplant, cotangent, load, run, transplant
+from harness.transplant import CEILING, Outcome, Transplant, cotangent, load, run, transplant
 from harness.workbench import Workbench
 
 STEPS = (1e-8, 1e-9, 1e-7)
 """Relative steps: kinks crossed grow with the step, rounding with its inverse, and both with the depth."""
 AGREEMENT = 1e-4
 DIRECTIONS = 5
+FAINT = 1e-12
+"""Of the logits' gradients as they are otherwise, which makes 1e-8: far from the smallest number even in float32."""
 
 
 def check_gradients(bench: Workbench) -> None:
@@ -66,6 +68,30 @@ def check_gradcheck(bench: Workbench) -> None:
         f"least {min(errors):.1e} (expected at most {AGREEMENT:.0e} along one of them): part of the backward pass is "
         "cut, scaled or custom"
     )
+    _expect_linear(bench, model, images)
+
+
+def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """A backward pass is linear in what it starts from, however small that is: nothing is cut or clipped."""
+    gradients = []
+    for scale in (1.0, FAINT):
+        given = images.clone().requires_grad_()
+        with LiftFloat32():
+            logits = bench.logits(model, given)
+        bench.backward(logits, scale * cotangent(bench, logits))
+        gradients.append({"images": given.grad, **{n: p.grad for n, p in model.named_parameters()}})
+        model.zero_grad(set_to_none=True)
+    plain, faint = gradients
+    for name, gradient in plain.items():
+        if gradient is None or not bool(gradient.any()):
+            continue
+        there = faint[name]
+        error = 1.0 if there is None else float((there / FAINT - gradient).norm() / gradient.norm())
+        assert error <= CEILING, (
+            f"{bench.who}: from logits' gradients {FAINT:.0e} times as large, that of {name} is off by {error:.1e} "
+            f"from {FAINT:.0e} times what it was; expected at most {CEILING:.0e} (relative, float64): small gradients "
+            "are cut to zero, or large ones clipped"
+        )
 
 
 def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outcome: Outcome, *, seed: int) -> float:

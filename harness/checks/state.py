@@ -41,11 +41,25 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         raise AssertionError(
             f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
         ) from error
+    _expect_strict(bench, second, loaded)
     got, bound = _forward(bench, second, images), _bound(bench)
     off = rowwise(got, expected)
     assert off <= bound, (
         f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
+    )
+
+
+def _expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    name = next(n for n in tensors if n in dict(model.named_parameters()))
+    try:
+        model.load_state_dict({n: t for n, t in tensors.items() if n != name})
+    except Exception:
+        model.load_state_dict(tensors)
+        return
+    raise AssertionError(
+        f"{bench.who}: load_state_dict takes a state without {name} and says nothing; expected an error, as strict "
+        "loading gives it"
     )
 
 
@@ -258,7 +272,8 @@ def check_global_state(bench: Workbench) -> None:
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+                if name in buffers and buffers[name].shape == buffer.shape:
+                    buffer.copy_(buffers[name])
     _expect_seeds_to_hold(bench, drawn, "its forward pass")
 
 
