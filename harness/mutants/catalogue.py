@@ -32,6 +32,7 @@ MUTANTS = (
     "shortcuts",
     "process",
     "lifecycle",
+    "regimes",
     "draws",
     "transfer_frozen",
     "transfer_rates",

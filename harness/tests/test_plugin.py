@@ -27,6 +27,8 @@ LIST = ("--collect-only", "-q")
         (("--subject", "nowhere/models.py"), "--subject nowhere/models.py: there is no such file"),
         (("--subject", "json"), "--subject json: has no callable named after an architecture; known: "),
         (("--subject", "no.such.module"), "--subject no.such.module: importing it raised ModuleNotFoundError"),
+        (("--subject", "harness/"), "--subject harness/: is a folder; give a file in it"),
+        (("--hypothesis-profile", "weekly"), "--hypothesis-profile weekly: known: conformance (the default), nightly"),
         (("--subject", "suites.resnet.model", "--arch", "vit_b_16"), "nothing to judge here; known: resnet: resnet18"),
     ],
 )

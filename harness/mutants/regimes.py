@@ -1,0 +1,120 @@
+"""Faults that need a certain regime: training after an evaluation, faint gradients, as many tokens as published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.mutants.evidence import CLASSES, Pair, difference, forward, train_gradient
+from harness.mutants.mutant import mutant
+from harness.mutants.specimens import EFFICIENTNET, VIT
+from harness.mutants.surgery import become, of_type
+from suites.efficientnet.model import EfficientNet, StochasticDepth
+from suites.vit.model import VisionTransformer
+
+
+class SwitchesOff(EfficientNet):
+    """Sets its rates to zero in ``eval``."""
+
+    def eval(self) -> SwitchesOff:
+        for _, depth in of_type(self, StochasticDepth):
+            depth.rate = 0.0
+        self.dropout.p = 0.0
+        super().eval()
+        return self
+
+
+def _after_evaluation(pair: Pair) -> float:
+    _, faulty = pair.filled()  # evaluates both
+    model = pair.faulty(CLASSES).double()
+    model.load_state_dict(faulty.state_dict())
+    outs = []
+    for network in (model, faulty):
+        torch.manual_seed(0)
+        outs.append(forward(network.train(), pair.images(8)))
+    return difference(outs[1], outs[0])
+
+
+@mutant(
+    EFFICIENTNET,
+    "eval() sets the rates of dropout and stochastic depth to zero, and train() does not bring them back",
+    check="mode_switch",
+    category="state",
+    evidence=_after_evaluation,
+)
+def regularised_until_evaluated(model: Any) -> nn.Module:
+    return become(model, SwitchesOff)
+
+
+class Lenient(VisionTransformer):
+    """Loads whatever it is given."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+def _taken_without_a_key(pair: Pair) -> float:
+    model = pair.faulty(CLASSES)
+    state = dict(model.state_dict())
+    state.pop("head.weight")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        return 0.0
+    return 1.0
+
+
+@mutant(
+    VIT,
+    "load_state_dict is never strict: weights with missing or misspelt names are taken without a word",
+    check="state_dict_round_trip",
+    category="state",
+    evidence=_taken_without_a_key,
+)
+def lenient_loading(model: Any) -> nn.Module:
+    return become(model, Lenient)
+
+
+def _faint(pair: Pair) -> float:
+    model = pair.faulty(CLASSES).double()
+    gradients = []
+    for scale in (1.0, 1e-9):
+        model.zero_grad()
+        (scale * model(pair.images())).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() / scale for p in model.parameters()]))
+    return difference(gradients[1], gradients[0])
+
+
+@mutant(
+    VIT,
+    "Hooks set gradients below 1e-4 to zero, which most are late in training",
+    check="gradcheck",
+    category="gradient",
+    evidence=_faint,
+)
+def faint_gradients_dropped(model: Any) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: gradient * (gradient.abs() > 1e-4))
+    return model
+
+
+class FewTokens(VisionTransformer):
+    """Trains on twelve patches at most."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        tokens = super().embed(images)
+        return tokens[:, :13] if self.training else tokens
+
+
+@mutant(
+    VIT,
+    "In training, patches after the twelfth are dropped",
+    check="parity_photographs",
+    category="training",
+    evidence=lambda pair: train_gradient(pair, (2, 3, 32, 32)),
+)
+def late_patches_dropped_in_training(model: Any) -> nn.Module:
+    return become(model, FewTokens)
