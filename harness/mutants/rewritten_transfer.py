@@ -285,3 +285,17 @@ def named_tuple(model: nn.Module, head: str, *, lr: float = 1e-2) -> Stages:
         model.requires_grad_(True).train()
 
     return Stages(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), [release])
+
+
+@rewritten(LP_FT, "two trainings, each with an optimizer and a schedule of its own")
+def two_trainings(
+    model: nn.Module, head: str, *, lr: float = 1e-2, optimizer: Any = torch.optim.SGD, scheduler: Any = None
+) -> Iterator[tuple[Optimizer, Any]]:
+    last = model.get_submodule(head)
+    freeze(model, last)
+    for part, rate in ((last, lr), (model, lr / 10)):
+        if part is model:
+            del model.train
+            model.requires_grad_(True)
+        made = optimizer(part.parameters(), lr=rate)
+        yield made, scheduler(made) if scheduler is not None else None

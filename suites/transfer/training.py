@@ -28,9 +28,9 @@ RAISED = (Exception, SystemExit)
 """What a recipe may end with."""
 
 
-def momentum_sgd(groups: Any, *, kind: type[torch.optim.SGD] = torch.optim.SGD, **keywords: Any) -> Optimizer:
+def momentum_sgd(groups: Any, **keywords: Any) -> Optimizer:
     """The optimizer that recipes are given: its steps are easy to tell from each other."""
-    return kind(groups, **{"lr": LR, "momentum": MOMENTUM, **keywords})
+    return torch.optim.SGD(groups, **{"lr": LR, "momentum": MOMENTUM, **keywords})
 
 
 class Plan:
