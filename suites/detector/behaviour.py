@@ -107,8 +107,19 @@ def check_rescaled_boxes(bench: Workbench) -> None:
 
 
 def check_non_finite_images(bench: Workbench) -> None:
-    """NaN in the heads' input may be refused, and never comes out as a detection."""
+    """NaN in the heads' input may be refused, and never comes out as a detection, nor changes another image's."""
     model = ready(bench)
+    clean, spoilt = images(bench, (64, 64))[0], torch.full((3, 64, 64), float("nan"), dtype=torch.float64)
+    (alone,) = detect(bench, model, [clean])
+    try:
+        beside = detect(bench, model, [clean, spoilt])[0]
+    except SubjectError:
+        return
+    same = alone["scores"].shape == beside["scores"].shape and torch.allclose(alone["scores"], beside["scores"])
+    assert same, (
+        f"{bench.who}: beside an image of NaN another image has {len(beside['scores'])} detections, alone "
+        f"{len(alone['scores'])}; expected the same"
+    )
     try:
         found: Detections = detect(bench, model, [torch.full((3, 64, 64), float("nan"), dtype=torch.float64)])
     except SubjectError:
@@ -128,8 +139,13 @@ def _refused(bench: Workbench, boxes: list[list[float]], labels: list[int]) -> b
 
 
 def check_degenerate_targets(bench: Workbench) -> None:
-    """A box without width, and one with its corners exchanged, are refused rather than trained on."""
-    for what, box in (("of no width", [10.0, 10.0, 10.0, 20.0]), ("with x2 < x1", [30.0, 10.0, 20.0, 20.0])):
+    """A box without width or height, and one with its corners exchanged, are refused rather than trained on."""
+    for what, box in (
+        ("of no width", [10.0, 10.0, 10.0, 20.0]),
+        ("of no height", [10.0, 10.0, 20.0, 10.0]),
+        ("with x2 < x1", [30.0, 10.0, 20.0, 20.0]),
+        ("with y2 < y1", [10.0, 30.0, 20.0, 20.0]),
+    ):
         assert _refused(bench, [box], [1]), f"{bench.who}: a target box {what}, {box}, was accepted"
 
 
@@ -141,24 +157,29 @@ def check_wrong_targets(bench: Workbench) -> None:
         ("label 0, which is background", inside, 0),
         (f"label {CLASSES} with num_classes={CLASSES}", inside, CLASSES),
         ("a box outside the image", [70.0, 10.0, 90.0, 30.0], 1),
+        ("a box below the image", [10.0, 70.0, 30.0, 90.0], 1),
         ("a box with a negative corner", [-20.0, 10.0, 30.0, 30.0], 1),
+        ("a box above the image", [10.0, -20.0, 30.0, 30.0], 1),
         ("a box of NaN", [float("nan"), 10.0, 30.0, 30.0], 1),
     )
     for what, box, label in cases:
         assert _refused(bench, [box], [label]), f"{bench.who}: a target with {what} was accepted"
+    try:
+        losses(bench, ready(bench), images(bench, (64, 64), (64, 64)), [target(*ANNOTATED)])
+    except SubjectError:
+        return
+    raise AssertionError(f"{bench.who}: two images with one target were accepted")
 
 
 def check_per_class_suppression(bench: Workbench) -> None:
     """Where all classes score the same on the same boxes, each class keeps the same boxes."""
     model, _ = build(bench, min_size=32, max_size=64)
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features in (CLASSES, 4 * CLASSES)]
-    assert len(layers) == 2, (
-        f"{bench.who}: {len(layers)} linear layers with {CLASSES} or {4 * CLASSES} outputs, not two"
-    )
+    widths = {CLASSES, 4 * CLASSES, 5 * CLASSES}  # of the class scores, of the offsets, of both in one
+    heads = [p for p in model.parameters() if widths & set(p.shape)]
+    assert heads, f"{bench.who}: has no parameter with {CLASSES}, {4 * CLASSES} or {5 * CLASSES} outputs"
     with torch.no_grad():
-        for layer in layers:
-            layer.weight.zero_()
-            layer.bias.zero_()
+        for parameter in heads:
+            parameter.zero_()
     (found,) = detect(bench, model, images(bench, (32, 64)))
     counts = torch.bincount(found["labels"], minlength=CLASSES)[1:].tolist()
     full = len(found["labels"]) >= 100 - CLASSES  # the limit of 100 cuts through the classes

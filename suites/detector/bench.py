@@ -68,8 +68,8 @@ def detect(bench: Workbench, model: nn.Module, given: Sequence[Tensor]) -> Detec
     shapes = [tuple(i.shape[1:]) for i in given]
     try:
         with torch.no_grad():
-            found = model.eval()(list(given))
-    except Exception as error:
+            found = model.eval()(given if isinstance(given, list) else list(given))
+    except (Exception, SystemExit) as error:
         raise SubjectError(
             f"{bench.who}: in eval mode, on images of {shapes}, raised {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -89,7 +89,10 @@ def losses(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(bench.seed)
-            found = model.train()(list(given), [dict(t) for t in targets])
+            found = model.train()(
+                given if isinstance(given, list) else list(given),
+                targets if isinstance(targets, list) else list(targets),
+            )
     except Exception as error:
         counts = [len(t["boxes"]) for t in targets]
         raise SubjectError(

@@ -47,6 +47,7 @@ def _check_one(bench: Workbench, model: nn.Module, drawn: Drawn, keys: set[str])
     given_images = images(bench, *((height, width) for height, width, _ in drawn))
     targets = [_annotated(number, *one) for number, one in enumerate(drawn)]
     before = [image.clone() for image in given_images], [t["boxes"].clone() for t in targets]
+    lists = list(given_images), [dict(t) for t in targets]
     for found, (height, width, _) in zip(detect(bench, model, given_images), drawn, strict=True):
         sound(bench, found, (height, width))
     values = losses(bench, model, given_images, targets)
@@ -59,6 +60,14 @@ def _check_one(bench: Workbench, model: nn.Module, drawn: Drawn, keys: set[str])
     ):
         for number, (one, other) in enumerate(zip(now, then, strict=True)):
             assert torch.equal(one, other), f"{bench.who}: {what} {number} was changed in place"
+    for number, (image, own) in enumerate(zip(given_images, lists[0], strict=True)):
+        assert image is own, f"{bench.who}: the caller's list has another tensor in the place of image {number}"
+    for number, (now, then) in enumerate(zip(targets, lists[1], strict=True)):
+        other = [k for k in {**now, **then} if now.get(k) is not then.get(k)]
+        assert not other, (
+            f"{bench.who}: the caller's target {number} has another {', '.join(other)} after the call; a second epoch "
+            "would train on that"
+        )
 
 
 def _annotated(number: int, height: int, width: int, count: int) -> dict[str, Tensor]:
