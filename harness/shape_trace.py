@@ -19,6 +19,13 @@ BATCH_NORMS = (
 )
 
 
+MOVES = frozenset(
+    {"clone", "_to_copy", "copy_", "contiguous", "_unsafe_view", "_reshape_copy", "cat", "stack", "repeat"}
+)
+"""Operations that copy: which of them run may depend on how an input of one channel lies in memory."""
+MAKES = ("empty", "new_", "full", "zeros", "ones", "arange", "scalar_tensor")
+
+
 class ShapeTrace(TorchDispatchMode):
     """Every shape that appears in a forward pass.
 
@@ -30,13 +37,14 @@ class ShapeTrace(TorchDispatchMode):
         super().__init__()
         self.seen: set[tuple[int, ...]] = set()
         self.operations: Counter[str] = Counter()
-        """How often each operation ran; views are left out, since they compute nothing."""
+        """How often each operation ran; what views, copies or makes tensors computes nothing, and is left out."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if not func.is_view:
-            self.operations[func.overloadpacket.__name__] += 1
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in MOVES and not name.startswith(MAKES):
+            self.operations[name] += 1
         quick = _by_rule(func, args, kwargs)
         if quick is not None:
             out = quick if isinstance(quick, Tensor) else quick[0]
