@@ -20,17 +20,6 @@ from harness.mutants.recipes import (
     training,
 )
 from harness.mutants.surgery import become
-from harness.mutants.transfer_modes import (  # noqa: F401  the catalogue finds them here
-    dropout_never_let_go,
-    dropout_off,
-    evaluation_remembered,
-    first_weights_as_buffers,
-    gradient_of_large_batches,
-    never_in_eval_mode,
-    schedule_not_saved,
-    seeds_torch,
-    train_mode_forced,
-)
 
 
 def release(model: nn.Module, *kinds: type[nn.Module]) -> None:

