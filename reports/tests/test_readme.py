@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -22,7 +23,8 @@ RECIPES = "from suites.transfer.recipe import *\n"
 
 
 def run(arguments: list[str], folder: Path = ROOT) -> str:
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=240)
+    own = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_XDIST")}  # as a user's shell has it
+    done = subprocess.run(arguments, cwd=folder, env=own, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{shlex.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
