@@ -39,6 +39,7 @@ MUTANTS = (
     "transfer_modes",
     "multitask_network",
     "multitask_losses",
+    "multitask_labels",
     "multitask_state",
     "detector_definition",
     "detector_training",

@@ -110,11 +110,12 @@ def loss_absent(pair: Pair) -> float:
 
 
 def refusals(pair: Pair) -> float:
-    """One where a class out of range or a batch without labels is accepted."""
+    """How many are accepted: classes out of range and a batch without labels."""
     given, (_, box, embedding), _ = _batch(False)
     nothing = tuple(torch.zeros(3, dtype=torch.bool) for _ in range(3))
     accepted = 0
-    for classes, masks in ((torch.tensor([1, 10, 2]), None), (torch.tensor([1, 2, 3]), nothing)):
+    wrong = [(torch.tensor([1, number, 2]), None) for number in (10, -1)]
+    for classes, masks in (*wrong, (torch.tensor([1, 2, 3]), nothing)):
         try:
             pair.faulty(given, (classes, box, embedding), masks)
         except Exception:

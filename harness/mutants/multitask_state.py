@@ -111,6 +111,90 @@ def _named(factory: Any) -> Any:
     return lambda classes: factory(classes)
 
 
+class BoxLeftOut(Altered):
+    """The box's gradient does not enter the trunk while training."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        h = self.backbone(images)
+        return Outputs(
+            self.classes(h),
+            self.box(h.detach() if self.training else h),
+            F.normalize(self.embedding(h), dim=1),
+        )
+
+
+def _box_gradient(pair: Pair) -> float:
+    grads = []
+    for build in (pair.correct, pair.faulty):
+        torch.manual_seed(0)
+        model = build().double().train()
+        (model(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
+        grads.append(model.backbone.stem[0].weight.grad)
+    return difference(grads[1], grads[0])
+
+
+@mutant(
+    NETWORK,
+    "In train mode the box's gradient is cut off before the trunk",
+    check="trunk",
+    category="training",
+    evidence=_box_gradient,
+)
+def box_detached_in_training(model: Any) -> nn.Module:
+    return become(model, BoxLeftOut)
+
+
+class AtMost128(Altered):
+    """Images of more than 128 px are resized."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        height, width = (min(side, 128) for side in images.shape[2:])
+        return super().forward(F.interpolate(images, (height, width), mode="bilinear"))
+
+
+def _large(pair: Pair) -> float:
+    correct, faulty = (model.double().eval() for model in (pair.correct(), pair.faulty()))
+    faulty.load_state_dict(correct.state_dict())
+    images = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
+    with torch.no_grad():
+        return difference(faulty(images)[1], correct(images)[1])
+
+
+@mutant(NETWORK, "Images of more than 128 px are shrunk first", check="trunk", category="size", evidence=_large)
+def large_images_shrunk(model: Any) -> nn.Module:
+    return become(model, AtMost128)
+
+
+@instead(
+    NETWORK,
+    "There are ten classes whatever num_classes says",
+    check="instances",
+    category="forward",
+    evidence=lambda pair: abs(pair.faulty(7).classes.out_features - pair.correct(7).classes.out_features),
+)
+def ten_classes(num_classes: int = 10) -> nn.Module:
+    return multitask_resnet12()
+
+
+def _start(pair: Pair) -> float:
+    spreads = [float(build().backbone.stem[0].weight.detach().std()) for build in (pair.correct, pair.faulty)]
+    return spreads[1] / spreads[0] - 1
+
+
+@mutant(
+    NETWORK,
+    "Convolutions start twenty times too wide",
+    check="instances",
+    category="initialisation",
+    evidence=_start,
+)
+def wide_start(model: Any) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=20 * float(module.weight.detach().std()))
+    return model
+
+
 def _three_tasks(pair: Pair) -> float:
     """From the nearest of what the correct one gives in forty runs, in which it meets the tasks in any order."""
     rows = torch.tensor([[1.0, 0.2, 0.0], [-0.6, 1.0, 0.3], [-0.5, 0.4, 1.0]], dtype=torch.float64)

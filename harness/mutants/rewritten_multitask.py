@@ -53,6 +53,26 @@ def one_layer_of_heads() -> nn.Module:
     return OneLayer()
 
 
+class Columns(nn.Module):
+    """The three heads as the columns of one matrix (in, out), with zeros at first."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.trunk = multitask_resnet12().backbone
+        self.widths = (num_classes, 4, 128)
+        self.matrix = nn.Parameter(torch.zeros(512, sum(self.widths)))
+        self.offset = nn.Parameter(torch.zeros(sum(self.widths)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        classes, box, embedding = (self.trunk(x) @ self.matrix + self.offset).split(self.widths, dim=1)
+        return classes, box, F.normalize(embedding, dim=1)
+
+
+@rewritten(NETWORK, "the three heads as columns of one matrix (in, out), which starts at zero")
+def heads_in_columns(num_classes: int = 10) -> nn.Module:
+    return Columns(num_classes)
+
+
 @rewritten(LOSS, "log_softmax, explicit sums, normalised vectors, and torch.where instead of indexing")
 def explicit_sums(
     outputs: Sequence[Tensor],
@@ -66,7 +86,7 @@ def explicit_sums(
     if not any(bool(m.any()) for m in there):
         raise RuntimeError("no labels at all")
     label = torch.where(there[0], targets[0], torch.zeros_like(targets[0]))
-    if int(label.max()) >= classes.shape[1]:
+    if int(label.min()) < 0 or int(label.max()) >= classes.shape[1]:
         raise IndexError("class out of range")
     wanted_box = torch.where(there[1][:, None], targets[1], box.detach())
     wanted = torch.where(there[2][:, None], targets[2], embedding.detach())
@@ -99,6 +119,23 @@ class Separate(nn.Module):
 @rewritten(WEIGHTING, "a ParameterList of scalars, with the regression's factor of one half")
 def separate_scalars(tasks: int) -> nn.Module:
     return Separate(tasks)
+
+
+class Deviations(nn.Module):
+    """The logarithms of the deviations, half of the log-variances, in a column."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.zeros(tasks, 1))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        log_sigma = self.log_sigma.squeeze(1)
+        return (losses / (2 * log_sigma.exp().square()) + log_sigma).sum()
+
+
+@rewritten(WEIGHTING, "log-deviations, as equation 10 is written")
+def log_deviations(tasks: int) -> nn.Module:
+    return Deviations(tasks)
 
 
 @rewritten(PROJECTION, "written out, without a library, in the order of the tasks")
