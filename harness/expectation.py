@@ -25,10 +25,10 @@ class Expectations:
     """Follows uniform numbers to the masks that are made of them, and answers what is done with those."""
 
     def __init__(self) -> None:
-        self._uniforms: dict[int, tuple[Tensor, float]] = {}  # with the low end of the interval of length one
-        self._masks: dict[
-            int, tuple[Tensor, float]
-        ] = {}  # with the expectation; the tensors are kept, as are their ids
+        # By id, with the low end of the interval of length one, and with the expectation. The tensors are kept, or
+        # others would be given their ids.
+        self._uniforms: dict[int, tuple[Tensor, float]] = {}
+        self._masks: dict[int, tuple[Tensor, float]] = {}
 
     def follow(self, drawn: Tensor) -> Tensor:
         """Take ``drawn`` for numbers that are uniform in [0, 1)."""

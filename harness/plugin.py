@@ -15,7 +15,7 @@ from harness.outcomes import params_of, row_of, subject_of
 from harness.processes import measurer
 from harness.session import Session
 from harness.store import StoreError
-from harness.strategies import NIGHTLY, PROFILE, STOCK_PROFILES, register_profiles
+from harness.strategies import register_profiles, use_profile
 from harness.subjects import RequestError, family_of, first_line, known_names
 
 if TYPE_CHECKING:
@@ -39,13 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "speed: a benchmark, run with --benchmark only")
     config.addinivalue_line("markers", "members(*names): the architectures a test is run for where nobody chose any")
     register_profiles()
-    profile = config.getoption("--hypothesis-profile", None)
-    if profile not in (None, PROFILE, NIGHTLY, *STOCK_PROFILES):
-        raise pytest.UsageError(f"--hypothesis-profile {profile}: known: {PROFILE} (the default), {NIGHTLY}")
-    if config.getoption("--hypothesis-profile", None) is None:
-        from hypothesis import settings
-
-        settings.load_profile(PROFILE)
+    use_profile(config.getoption("--hypothesis-profile", None))
     session = Session(
         specs=tuple(config.getoption("--subject")),
         patterns=tuple(p.strip() for p in config.getoption("--arch").split(",") if p.strip()),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
 
 from harness.architecture import Architecture
 
 PROFILE, NIGHTLY = "conformance", "nightly"
-STOCK_PROFILES = ("default", "ci")
-"""Hypothesis's own."""
 
 
 def register_profiles() -> None:
@@ -19,6 +19,16 @@ def register_profiles() -> None:
     common = settings(deadline=None, database=None, phases=phases, suppress_health_check=quiet)
     settings.register_profile(PROFILE, common, max_examples=100, derandomize=True)
     settings.register_profile(NIGHTLY, common, max_examples=500, derandomize=False)
+
+
+def use_profile(asked: str | None) -> None:
+    """Load `PROFILE` where none was asked for. Raises pytest.UsageError for one that nobody registered."""
+    try:
+        settings.get_profile(asked or PROFILE)
+    except InvalidArgument:
+        raise pytest.UsageError(f"--hypothesis-profile {asked}: known: {PROFILE} (the default), {NIGHTLY}") from None
+    if asked is None:
+        settings.load_profile(PROFILE)
 
 
 def examples(share: float, *, least: int = 1, shrink: bool = True) -> settings:

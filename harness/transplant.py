@@ -294,13 +294,17 @@ def run(
     finally:
         for module, training in mode.items():
             module.training = training
-        own = dict(model.named_buffers())
-        with torch.no_grad():
-            for name, buffer in buffers.items():
-                if name in own and own[name].shape == buffer.shape:
-                    own[name].copy_(buffer)
+        put_back(model, buffers)
         for parameter in model.parameters():
             parameter.grad = None
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give each buffer its value in ``buffers``; one that a pass has added or resized is left as it is."""
+    for name, buffer in model.named_buffers():
+        if name in buffers and buffers[name].shape == buffer.shape:
+            buffer.copy_(buffers[name])
 
 
 def _expect_buffers(bench: Workbench, model: nn.Module, before: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from harness.lifting import LiftFloat32
 from harness.noise import beside_noise
 from harness.randomness import ControlledRandomness
 from harness.subjects import first_line
-from harness.transplant import CEILING, bounded, load, perturbed, relative, rowwise, run, state, transplant
+from harness.transplant import CEILING, bounded, load, perturbed, put_back, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
 PASSES = 4
@@ -189,10 +189,7 @@ def check_input_untouched(bench: Workbench) -> None:
                     bench.logits(made.subject, images)
             finally:
                 made.subject.eval()
-                with torch.no_grad():
-                    for name, buffer in made.subject.named_buffers():
-                        if name in buffers and buffers[name].shape == buffer.shape:
-                            buffer.copy_(buffers[name])
+                put_back(made.subject, buffers)
             assert torch.equal(images, kept), (
                 f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
                 f"{relative(images, kept):.1e} (an in-place operation on the input)"

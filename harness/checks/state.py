@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.checks.behaviour import _bound, _forward
+from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
 from harness.outputs import logits_of
 from harness.subjects import first_line
-from harness.transplant import rowwise, transplant
-from harness.workbench import CLASSES, Workbench, seeded
+from harness.transplant import put_back, rowwise, transplant
+from harness.workbench import CLASSES, Workbench
 
 
 def check_state_dict_round_trip(bench: Workbench) -> None:
@@ -159,37 +157,6 @@ def _data_dependent(error: Exception) -> bool:
     return any(word in text for word in ("DataDependent", "data-dependent", "GuardOnData", "Dynamic control flow"))
 
 
-def _globals() -> dict[str, Any]:
-    """Process-wide settings that a model has no business changing."""
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()),
-        "threads": torch.get_num_threads(),
-        "gradient mode": torch.is_grad_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "cuDNN benchmark": torch.backends.cudnn.benchmark,
-        "cuDNN deterministic": torch.backends.cudnn.deterministic,
-        "cuDNN enabled": torch.backends.cudnn.enabled,
-        "oneDNN enabled": torch.backends.mkldnn.flags is not None and torch._C._get_mkldnn_enabled(),
-        "flash attention": torch.backends.cuda.flash_sdp_enabled(),
-        "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "math attention": torch.backends.cuda.math_sdp_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "anomaly detection": torch.is_anomaly_enabled(),
-        "silenced warnings": sum(_silences_all(f) for f in warnings.filters),
-    }
-
-
-def _silences_all(entry: tuple[Any, ...]) -> bool:
-    """Whether a warning filter ignores warnings whatever they say and wherever they come from.
-
-    Narrower ones are added by libraries that are imported late, which is no fault of the model.
-    """
-    action, message, category, module, line = entry
-    return action == "ignore" and message is None and module is None and line == 0 and issubclass(UserWarning, category)
-
-
 @dataclass(frozen=True)
 class Fresh:
     """Two instances built from different seeds, and a number from each generator right after each was built."""
@@ -198,47 +165,19 @@ class Fresh:
     drawn: tuple[Mapping[str, float], Mapping[str, float]]
 
 
-def _draw() -> dict[str, float]:
-    """A number from each process-wide generator."""
-    return {"torch": float(torch.rand(())), "Python": random.random(), "NumPy": float(np.random.random())}
-
-
-@contextmanager
-def _generators(start: int) -> Iterator[None]:
-    """All three generators started from ``start``, and put back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with seeded(start):
-            random.seed(start)
-            np.random.seed(start)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-def _expect_seeds_to_hold(bench: Workbench, drawn: Sequence[Mapping[str, float]], what: str) -> None:
-    first, second = drawn
-    for name in first:
-        assert first[name] != second[name], (
-            f"{bench.who}: {what} seeds {name}'s generator: after different seeds it stands at the same place; "
-            "expected the caller's seed to hold"
-        )
-
-
 def fresh(bench: Workbench) -> Fresh:
     """Built once for all checks of freshly built models; building is where global state is watched first."""
 
     def make() -> Fresh:
-        before, models, drawn = _globals(), [], []
+        before, models, drawn = settings(), [], []
         try:
             for start in (1, 2):
-                with _generators(bench.seed + start):
+                with generators(bench.seed + start):
                     models.append(bench.build(CLASSES, seeding=False, **bench.size))
-                    drawn.append(_draw())
-                _expect(bench, before, "building it")
+                    drawn.append(draw())
+                expect_settings(bench.who, before, "building it")
         finally:
-            _restore(before)
+            restore(before)
         return Fresh((models[0], models[1]), (drawn[0], drawn[1]))
 
     built: Fresh = bench.shared("fresh", make)
@@ -247,56 +186,28 @@ def fresh(bench: Workbench) -> Fresh:
 
 def _built_from(bench: Workbench, start: int) -> nn.Module:
     """As `fresh` builds it."""
-    with _generators(bench.seed + start):
+    with generators(bench.seed + start):
         return bench.build(CLASSES, seeding=False, **bench.size)
 
 
 def check_global_state(bench: Workbench) -> None:
     """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
     built = fresh(bench)
-    _expect_seeds_to_hold(bench, built.drawn, "building it")
-    model, before = built.models[0], _globals()
+    expect_seeds_to_hold(bench.who, built.drawn, "building it")
+    model, before = built.models[0], settings()
     images = bench.images(4, bench.small_side(), seed=46).float()
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     drawn = []
     try:
         for start in (1, 2):
-            with _generators(bench.seed + start):
+            with generators(bench.seed + start):
                 bench.logits(model.eval(), images)  # under no_grad a change of the gradient mode would be undone
-                _expect(bench, before, "a forward pass in eval mode")
+                expect_settings(bench.who, before, "a forward pass in eval mode")
                 bench.backward(bench.logits(model.train(), images).sum())
-                _expect(bench, before, "a training step")
-                drawn.append(_draw())
+                expect_settings(bench.who, before, "a training step")
+                drawn.append(draw())
     finally:
-        _restore(before)
+        restore(before)
         model.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and buffers[name].shape == buffer.shape:
-                    buffer.copy_(buffers[name])
-    _expect_seeds_to_hold(bench, drawn, "its forward pass")
-
-
-def _expect(bench: Workbench, before: dict[str, Any], what: str) -> None:
-    for name, value in _globals().items():
-        assert value == before[name], (
-            f"{bench.who}: {what} changes a process-wide setting: {name} was {before[name]}, is {value}"
-        )
-
-
-def _restore(before: dict[str, Any]) -> None:
-    torch.set_default_dtype(before["default dtype"])
-    torch.set_default_device(None if before["default device"] == "cpu" else before["default device"])
-    torch.set_num_threads(before["threads"])
-    torch.set_grad_enabled(before["gradient mode"])
-    torch.use_deterministic_algorithms(before["deterministic algorithms"])
-    torch.set_float32_matmul_precision(before["float32 matmul precision"])
-    torch.backends.cudnn.benchmark = before["cuDNN benchmark"]
-    torch.backends.cudnn.deterministic = before["cuDNN deterministic"]
-    torch.backends.cudnn.enabled = before["cuDNN enabled"]
-    torch._C._set_mkldnn_enabled(before["oneDNN enabled"])
-    torch.backends.cuda.enable_flash_sdp(before["flash attention"])
-    torch.backends.cuda.enable_mem_efficient_sdp(before["memory-efficient attention"])
-    torch.backends.cuda.enable_math_sdp(before["math attention"])
-    torch.set_autocast_enabled("cpu", before["autocast"])
-    torch.autograd.set_detect_anomaly(before["anomaly detection"])
+        put_back(model, buffers)
+    expect_seeds_to_hold(bench.who, drawn, "its forward pass")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import Draw, Recorded, Scope
-from harness.transplant import CEILING, bounded, rowwise, run, transplant
+from harness.transplant import CEILING, bounded, put_back, rowwise, run, transplant
 from harness.workbench import Workbench, seeded
 
 LEVELS = (0.5, 0.99937, 0.98537, 0.96037, 0.93037, 0.90037, 0.87037, 0.84037)
@@ -123,8 +123,7 @@ def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -
             )
     finally:
         model.eval()
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+        put_back(model, buffers)
 
 
 def _dropout(bench: Workbench, images: Tensor) -> None:

@@ -45,6 +45,7 @@ MUTANTS = (
     "detector_training",
     "detector_detection",
     "detector_pooling",
+    "detector_callers",
 )
 REWRITINGS = (
     "rewritten_resnet",

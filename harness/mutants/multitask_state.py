@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.evidence import Pair, difference, statistics
+from harness.mutants.flat_gradients import take, task_gradients
 from harness.mutants.multitask_evidence import gradients
 from harness.mutants.multitask_network import Altered
 from harness.mutants.mutant import instead, mutant
@@ -97,18 +98,13 @@ def faint_embedding_gradient(model: Any) -> nn.Module:
     "BatchNorm's momentum is TensorFlow's 0.01",
     check="trunk",
     category="training",
-    evidence=lambda pair: statistics(Pair(correct=_named(pair.correct), faulty=_named(pair.faulty), side=64)),
+    evidence=statistics,
 )
 def batch_norm_momentum(model: Any) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
     return model
-
-
-def _named(factory: Any) -> Any:
-    """A factory of networks whose answer is one of (batch, 10), as the evidence takes it."""
-    return lambda classes: factory(classes)
 
 
 class BoxLeftOut(Altered):
@@ -222,17 +218,11 @@ def _three_tasks(pair: Pair) -> float:
 def projects_the_originals(
     losses: Sequence[Tensor], shared: Sequence[nn.Parameter], heads: Sequence[Sequence[nn.Parameter]]
 ) -> None:
-    rows = []
-    for loss, own in zip(losses, heads, strict=True):
-        grads = torch.autograd.grad(loss, [*shared, *own], retain_graph=True)
-        rows.append(torch.cat([g.flatten() for g in grads[: len(shared)]]))
-        for parameter, gradient in zip(own, grads[len(shared) :], strict=True):
-            parameter.grad = gradient
+    rows = task_gradients(losses, shared, heads)
     total = torch.zeros_like(rows[0])
     for i, row in enumerate(rows):
         total += row
         for j, other in enumerate(rows):
             if i != j:
                 total -= torch.clamp(torch.dot(row, other), max=0) / other.square().sum().clamp_min(1e-30) * other
-    for parameter, piece in zip(shared, total.split([p.numel() for p in shared]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+    take(shared, total)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import FrozenBatchNorm2d
 
 from harness.mutants.detector_evidence import DETECTOR
 from harness.mutants.mutant import rewriting, rewritten
-from harness.mutants.surgery import become
+from harness.mutants.surgery import become, of_type
 from reference.torchvision_detector import assembled
 from suites.detector.fpn import FeaturePyramid
 from suites.detector.model import Detector
@@ -118,3 +119,36 @@ class Renamed(nn.Module):
 @rewriting(DETECTOR, "other names, in another order")
 def renamed(model: Any) -> nn.Module:
     return Renamed(model)
+
+
+class Raw(nn.Module):
+    """A linear map from raw parameters, its matrix (in, out)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(linear.weight.detach().T.clone())
+        self.shift = nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("ni,io->no", x, self.matrix) + self.shift
+
+
+@rewriting(DETECTOR, "class and offset heads are raw parameters, stored as (in, out)")
+def heads_of_raw_parameters(model: Any) -> nn.Module:
+    model.roi_heads.classes, model.roi_heads.offsets = Raw(model.roi_heads.classes), Raw(model.roi_heads.offsets)
+    return model
+
+
+class Static(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no annotations
+    """Scale and shift from the statistics, under a name of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight / (self.running_var + self.eps).sqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+@rewriting(DETECTOR, "frozen norms are of a class of another name")
+def frozen_norms_by_hand(model: Any) -> nn.Module:
+    for _, norm in of_type(model, FrozenBatchNorm2d):
+        become(norm, Static)
+    return model

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.flat_gradients import take, task_gradients
 from harness.mutants.mutant import rewritten
 from harness.mutants.recipes import LOSS, NETWORK, PROJECTION, WEIGHTING, multitask_resnet12
 
@@ -142,12 +143,7 @@ def log_deviations(tasks: int) -> nn.Module:
 def written_out(
     losses: Sequence[Tensor], shared: Sequence[nn.Parameter], heads: Sequence[Sequence[nn.Parameter]]
 ) -> None:
-    rows = []
-    for loss, own in zip(losses, heads, strict=True):
-        grads = torch.autograd.grad(loss, [*shared, *own], retain_graph=True)
-        rows.append(torch.cat([g.flatten() for g in grads[: len(shared)]]))
-        for parameter, gradient in zip(own, grads[len(shared) :], strict=True):
-            parameter.grad = gradient
+    rows = task_gradients(losses, shared, heads)
     total = torch.zeros_like(rows[0])
     for i, row in enumerate(rows):
         g = row.clone()
@@ -155,5 +151,4 @@ def written_out(
             if i != j:
                 g -= torch.clamp(torch.dot(g, other), max=0) / other.square().sum().clamp_min(1e-30) * other
         total += g
-    for parameter, piece in zip(shared, total.split([p.numel() for p in shared]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+    take(shared, total)

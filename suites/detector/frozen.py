@@ -23,7 +23,7 @@ def _with(bench: Workbench, **keywords: object) -> nn.Module | None:
         try:
             return bench.build(CLASSES, **size, **extra, **keywords).double()
         except SubjectError as error:
-            if "unexpected keyword" not in str(error) and not (keywords and _with(bench)):
+            if "unexpected keyword" not in str(error) and (not keywords or _with(bench) is None):
                 raise
     return None
 

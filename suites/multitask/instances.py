@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import WIDEST
+from harness.global_state import draw, expect_seeds_to_hold, generators
 from harness.subjects import first_line
-from harness.workbench import Workbench, seeded
+from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
 
 OTHER_CLASSES = 7
@@ -20,13 +21,10 @@ def check_instances(bench: Workbench) -> None:
     the caller's seed alone; with ``num_classes=7`` the class logits have seven columns."""
     built, drawn = [], []
     for seed in (1, 2):
-        with seeded(bench.seed + seed):
+        with generators(bench.seed + seed):
             built.append(network(bench, seeding=False))
-            drawn.append(torch.rand(()).item())
-    assert drawn[0] != drawn[1], (
-        f"{bench.who}: building it seeds torch's generator: after different seeds it stands at the same place; "
-        "expected the caller's seed to hold"
-    )
+            drawn.append(draw())
+    expect_seeds_to_hold(bench.who, drawn, "building it")
     first, second = built
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
         assert bool(torch.isfinite(one).all()), f"{bench.who}: freshly built, {name} is not finite"

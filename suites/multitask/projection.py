@@ -8,6 +8,7 @@ from itertools import permutations, product
 import torch
 from torch import Tensor, nn
 
+from harness.global_state import draw, expect_seeds_to_hold, generators
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench, seeded
 
@@ -122,15 +123,12 @@ def _judge(bench: Workbench, problem: Problem) -> None:
 
 def _expect_no_seeding(bench: Workbench) -> None:
     """An order may be drawn, from the caller's generator as it stands."""
-    after = []
+    drawn = []
     for seed in (1, 2):
-        with seeded(seed):
+        with generators(seed):
             bench.subject.factory(*_arguments(Problem()))
-            after.append(torch.rand(()).item())
-    assert after[0] != after[1], (
-        f"{bench.who}: seeds torch's generator: after different seeds it stands at the same place; expected the "
-        "caller's seed to hold"
-    )
+            drawn.append(draw())
+    expect_seeds_to_hold(bench.who, drawn, "combining losses")
 
 
 def check_head_gradients(bench: Workbench) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.checks.state import _draw, _expect, _expect_seeds_to_hold, _generators, _globals, _restore
+from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
 from harness.workbench import Workbench
 from suites.transfer.backbones import PLAIN
 from suites.transfer.continuity import check_resume, check_state_kept, check_trajectory
@@ -58,16 +58,16 @@ def check_starts_from_given(bench: Workbench) -> None:
 
 
 def _assert_process_untouched(bench: Workbench) -> None:
-    before, drawn = _globals(), []
+    before, drawn = settings(), []
     try:
         for start in (1, 2):
-            with _generators(start):
+            with generators(start):
                 Plan(bench, PLAIN[0])
-                drawn.append(_draw())
-            _expect(bench, before, "applying it")
+                drawn.append(draw())
+            expect_settings(bench.who, before, "applying it")
     finally:
-        _restore(before)
-    _expect_seeds_to_hold(bench, drawn, "applying it")
+        restore(before)
+    expect_seeds_to_hold(bench.who, drawn, "applying it")
 
 
 def check_unknown_head(bench: Workbench) -> None:

@@ -1,0 +1,107 @@
+"""What belongs to the whole process: torch's settings, the generators, warning filters."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def settings() -> dict[str, Any]:
+    """Process-wide settings that a model has no business changing."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": str(torch.get_default_device()),
+        "threads": torch.get_num_threads(),
+        "gradient mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "cuDNN benchmark": torch.backends.cudnn.benchmark,
+        "cuDNN deterministic": torch.backends.cudnn.deterministic,
+        "cuDNN enabled": torch.backends.cudnn.enabled,
+        "oneDNN enabled": torch.backends.mkldnn.flags is not None and torch._C._get_mkldnn_enabled(),
+        "flash attention": torch.backends.cuda.flash_sdp_enabled(),
+        "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "math attention": torch.backends.cuda.math_sdp_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "silenced warnings": sum(_silences_all(f) for f in warnings.filters),
+    }
+
+
+def _silences_all(entry: tuple[Any, ...]) -> bool:
+    """Whether a warning filter ignores warnings whatever they say and wherever they come from.
+
+    Narrower ones are added by libraries that are imported late, which is no fault of the model.
+    """
+    action, message, category, module, line = entry
+    return action == "ignore" and message is None and module is None and line == 0 and issubclass(UserWarning, category)
+
+
+def draw() -> dict[str, float]:
+    """A number from each process-wide generator."""
+    return {"torch": float(torch.rand(())), "Python": random.random(), "NumPy": float(np.random.random())}
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """All three generators put back after the block."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def generators(start: int) -> Iterator[None]:
+    """All three generators started from ``start``, and put back after the block."""
+    with kept():
+        torch.manual_seed(start)
+        random.seed(start)
+        np.random.seed(start)
+        yield
+
+
+def expect_seeds_to_hold(who: str, numbers: Sequence[Mapping[str, float]], what: str) -> None:
+    """Raise AssertionError where ``numbers``, from `draw` after different seeds and after ``what``, agree."""
+    first, second = numbers
+    for name in first:
+        assert first[name] != second[name], (
+            f"{who}: {what} seeds {name}'s generator: after different seeds it stands at the same place; "
+            "expected the caller's seed to hold"
+        )
+
+
+def expect_settings(who: str, before: Mapping[str, Any], what: str) -> None:
+    """Raise AssertionError where ``what`` has changed a setting since ``before``."""
+    for name, value in settings().items():
+        assert value == before[name], (
+            f"{who}: {what} changes a process-wide setting: {name} was {before[name]}, is {value}"
+        )
+
+
+def restore(before: Mapping[str, Any]) -> None:
+    """Put torch's settings back to what `settings` gave."""
+    torch.set_default_dtype(before["default dtype"])
+    torch.set_default_device(None if before["default device"] == "cpu" else before["default device"])
+    torch.set_num_threads(before["threads"])
+    torch.set_grad_enabled(before["gradient mode"])
+    torch.use_deterministic_algorithms(before["deterministic algorithms"])
+    torch.set_float32_matmul_precision(before["float32 matmul precision"])
+    torch.backends.cudnn.benchmark = before["cuDNN benchmark"]
+    torch.backends.cudnn.deterministic = before["cuDNN deterministic"]
+    torch.backends.cudnn.enabled = before["cuDNN enabled"]
+    torch._C._set_mkldnn_enabled(before["oneDNN enabled"])
+    torch.backends.cuda.enable_flash_sdp(before["flash attention"])
+    torch.backends.cuda.enable_mem_efficient_sdp(before["memory-efficient attention"])
+    torch.backends.cuda.enable_math_sdp(before["math attention"])
+    torch.set_autocast_enabled("cpu", before["autocast"])
+    torch.autograd.set_detect_anomaly(before["anomaly detection"])
