@@ -212,5 +212,5 @@ def test_the_rate_grows_with_the_batch_rises_and_drops() -> None:
     assert [schedule.rate(n) for n in (10, 19, 20, 30)] == pytest.approx([0.04, 0.04, 0.004, 0.0004])
     rising = np.diff([schedule.rate(n) for n in range(11)])
     assert rising == pytest.approx(0.999 * 0.04 / 10)
-    with pytest.raises(ValueError, match="positive rate"):
+    with pytest.raises(ValueError, match="expected a positive number"):
         Schedule(base=0.0, batch=1)
