@@ -59,8 +59,8 @@ nightly: install-test  ## the full matrix against the last good run: RESULTS/nig
 	if [ $$good = 0 ]; then echo "$$run" > $(RESULTS)/last-good; fi; exit $$good
 
 # Ours and torchvision's on the same 400 synthetic images, seed and steps; about 12 min each on 2 cores.
-DETECTOR_EPOCHS ?= 18
-DETECTOR_DROPS ?= 14,17
+DETECTOR_EPOCHS ?= 13
+DETECTOR_DROPS ?= 10,12
 train-detector: install-test  ## mAP@50 of detector_resnet18 and of torchvision's FasterRCNN, recorded for the report
 	$(BIN)/python -m suites.detector.synthetic --out $(RESULTS)/shapes --format coco
 	$(BIN)/python -m suites.detector.train --data coco:$(RESULTS)/shapes --arch detector_resnet18 --implementation all \

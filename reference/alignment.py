@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from reference.beside import cut_joined_layers
 from reference.layer import Layer, LayerGraph
 from reference.layers import read_layers
 from reference.matching import match_layers
@@ -104,6 +105,7 @@ def align(
 def align_traces(subject: Trace, reference: Trace, *, state_dict_map: Mapping[str, str] | None = None) -> Alignment:
     """As `align`, for two models that have been traced already."""
     ours, theirs = read_layers(subject), read_layers(reference)
+    cut_joined_layers(ours, theirs)
     pinned = _pinned(ours, theirs, state_dict_map or {})
     matched = match_layers(ours, theirs, pinned)
     mine, other = ({layer.number: layer for layer in graph.layers} for graph in (ours, theirs))

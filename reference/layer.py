@@ -36,6 +36,8 @@ class Layer:
     """Sources of the columns of a product's input, in their order."""
     open: bool = False
     """Whether ``output`` lacks the bias, which is added after the join with a shortcut."""
+    beside: bool = False
+    """Whether ``output`` also holds features of other layers, which were cut from the same linear map."""
     ports: dict[str, Elements] = field(default_factory=dict)
     """Of attention: what its ``q``, ``k`` and ``v`` are."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from reference.alignment import Alignment
+from reference.beside import cut_joined_layers
 from reference.causes import Place, cause_at_input, cause_at_output, momentum_cause
 from reference.comparison import Agreement, compare
 from reference.layer import Layer, LayerGraph
@@ -54,6 +55,7 @@ def first_deviation(
     """
     ours = read_layers(trace(subject, sample, train=train, keep_values=True))
     theirs = read_layers(trace(reference, sample, train=train, keep_values=True))
+    cut_joined_layers(ours, theirs)
     place = Place(ours, theirs, _pairs(alignment, ours, theirs))
     search = _Search(place, bound)
     for right in theirs.layers:
@@ -91,7 +93,7 @@ class _Search:
         self._note_order(entering, right)
         if right.part:
             return None  # a part of a fused projection is compared where attention reads it
-        if left.open or right.open:  # one of the results lacks its bias
+        if left.open or right.open or left.beside:  # one of the results lacks its bias, or holds another's too
             return None
         result = compare(self.ours.of_source(left.output), self.theirs.of_source(right.output))
         if result is None:

@@ -16,6 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 TRUNKS = {"detector_resnet18": resnet18, "detector_resnet50": resnet50}
+LIBRARY = "torchvision.models.detection"
 STRIDES = (8, 16, 32, 64, 128)
 
 
@@ -68,3 +69,11 @@ def _predictor(hidden: int, num_classes: int) -> nn.Module:
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
     return FastRCNNPredictor(hidden, num_classes)
+
+
+def torchvision_builder(name: str, num_classes: int, **settings: Any) -> nn.Module:
+    """The detector that `torchvision.models.detection` builds under ``name``, without downloaded weights."""
+    from torchvision.models import detection
+
+    made: nn.Module = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=num_classes, **settings)
+    return made

@@ -93,7 +93,7 @@ def _check_learning(bench: Workbench, model: nn.Module) -> float:
         waiting = without if waiting is None else waiting & without
         if not waiting:
             break
-        _step(model, gradients)
+        small_step(model, gradients)
     assert not waiting, (
         f"{bench.who}: freshly built, {_named(bench, sorted(waiting or ()))} gets no gradient, nor does it after "
         f"{STEPS} steps of the others: it starts between zeros that nothing can move"
@@ -102,7 +102,7 @@ def _check_learning(bench: Workbench, model: nn.Module) -> float:
 
 
 @torch.no_grad()
-def _step(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+def small_step(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
     """A step of length 0.1 down the gradient."""
     length = math.hypot(*(g.norm().item() for g in gradients.values()))
     for name, parameter in model.named_parameters():

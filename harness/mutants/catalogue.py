@@ -46,6 +46,7 @@ MUTANTS = (
     "detector_detection",
     "detector_pooling",
     "detector_callers",
+    "detector_sampling",
 )
 REWRITINGS = (
     "rewritten_resnet",

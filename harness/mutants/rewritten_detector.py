@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from harness.mutants.mutant import rewriting, rewritten
 from harness.mutants.surgery import become, of_type
 from reference.torchvision_detector import assembled
 from suites.detector.fpn import FeaturePyramid
+from suites.detector.heads import BoxHeads
 from suites.detector.model import Detector
 from suites.detector.rpn import RPNHead
 from suites.detector.targets import check_images, check_targets
@@ -60,6 +61,45 @@ class OffsetsFirst(RPNHead):
 def offsets_first(model: Any) -> nn.Module:
     become(model.rpn.head, OffsetsFirst)
     return model
+
+
+class JoinedRPNHead(RPNHead):
+    """One convolution for objectness and offsets."""
+
+    both: nn.Conv2d
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = [], []
+        for level in levels:
+            both = self.both(torch.relu(self.conv(level))).movedim(1, -1)
+            count = both.shape[-1] // 5
+            logits.append(both[..., :count].flatten(1))
+            offsets.append(both[..., count:].flatten(1).unflatten(1, (-1, 4)))
+        return logits, offsets
+
+
+class JoinedPredictor(BoxHeads):
+    """One linear map for scores and offsets, class by class."""
+
+    both: nn.Linear
+
+    def predict(self, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        hidden = self.pooled(levels[:3], proposals).flatten(1)
+        both = self.both(torch.relu(self.fc2(torch.relu(self.fc1(hidden))))).unflatten(1, (-1, 5))
+        return both[..., 0], both[..., 1:]
+
+
+@rewriting(DETECTOR, "scores and offsets from one layer, in both stages")
+def joined_heads(model: Any) -> nn.Module:
+    head, boxes = model.rpn.head, model.roi_heads
+    head.both = nn.Conv2d(head.conv.out_channels, 5 * model.rpn.anchors.per_cell, 1)
+    nn.init.normal_(head.both.weight, std=0.01)
+    boxes.both = nn.Linear(boxes.classes.in_features, 5 * boxes.classes.out_features)
+    for module, kind in ((head, JoinedRPNHead), (boxes, JoinedPredictor)):
+        become(module, kind)
+        del module.offsets
+    del head.objectness, boxes.classes
+    return cast("nn.Module", model)
 
 
 class Checked(nn.Module):

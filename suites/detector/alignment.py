@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +17,20 @@ from harness.transplant import load, state
 from harness.workbench import Workbench
 from reference.alignment import Alignment, AlignmentError, align
 from reference.localise import first_deviation
-from reference.torchvision_detector import assembled
+from reference.torchvision_detector import LIBRARY, assembled, torchvision_builder
 from reference.weights import randomise
-from suites.detector.bench import CLASSES, build
+from suites.detector.bench import CLASSES, build, library_settings
 
 SIDES = (64, 128)
 """Of the images that layers are aligned on."""
-LAST = ("rpn.head.cls_logits", "rpn.head.bbox_pred", "roi_heads.box_predictor")
-"""The reference's layers whose outputs are scores and offsets, in their order."""
+LAST = (
+    "rpn.head.cls_logits",
+    "rpn.head.bbox_pred",
+    "roi_heads.box_predictor",
+    "head.classification_head.cls_logits",
+    "head.regression_head.bbox_reg",
+)
+"""The reference's layers whose outputs are scores and offsets, in their order, in two stages or in one."""
 
 
 class Dense(nn.Module):
@@ -87,7 +94,8 @@ def fill(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     sample = torch.rand(_enough(model), 3, *SIDES, dtype=torch.float64, generator=generator)
     randomise(model, sample, seed=seed)
-    for name in LAST:
+    known = {name for name, _ in model.named_modules()}
+    for name in (n for n in LAST if f"net.{n}" in known):
         layer = model.get_submodule(f"net.{name}")
         seen: list[Tensor] = []
         handle = layer.register_forward_hook(lambda module, given, output, kept=seen: kept.extend(_flat(output)))
@@ -112,7 +120,12 @@ def _enough(model: nn.Module) -> int:
 
 
 def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32) -> Twins:
-    """Both built for images of a size, with the same weights. Raises SubjectError where layers don't correspond."""
+    """Both built for images of a size, with the same weights. Raises SubjectError where layers don't correspond.
+
+    Skips where the subject is torchvision's own builder.
+    """
+    if bench.subject.spec == LIBRARY:
+        pytest.skip(f"{LIBRARY} is what others are compared with")
     subject, reference = _built(bench, min_size, max_size, divisible)
     made = Twins(
         subject=subject, reference=reference, alignment=bench.shared("detector_alignment", lambda: _aligned(bench))
@@ -123,11 +136,14 @@ def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32
 
 def _built(bench: Workbench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:
     subject, widths = build(bench, min_size=min_size, max_size=max_size, divisible=0 if divisible == 32 else divisible)
-    trunk = str(bench.architecture.facts["trunk"])
-    reference = assembled(
-        trunk, CLASSES, min_size=min_size, max_size=max_size, size_divisible=divisible, **widths
-    ).double()
-    return Dense(subject).eval(), Dense(reference).eval()
+    sizes = {"min_size": min_size, "max_size": max_size, "size_divisible": divisible}
+    trunk = bench.architecture.facts.get("trunk")
+    if trunk is not None:
+        reference = assembled(str(trunk), CLASSES, **sizes, **widths)
+    else:
+        settings = library_settings(bench)
+        reference = torchvision_builder(bench.architecture.name, CLASSES, **sizes, **settings)
+    return Dense(subject).eval(), Dense(reference.double()).eval()
 
 
 def _aligned(bench: Workbench) -> Alignment:

@@ -14,19 +14,27 @@ BEHAVIOUR = (
     "rescaled_boxes",
     "non_finite_images",
     "degenerate_targets",
+    "kept_graph",
 )
-STRICT = ("wrong_targets", "per_class_suppression", "half_precision_boxes", "frozen_stages", "frozen_norm")
+STRICT = ("wrong_targets", "per_class_suppression", "frozen_stages", "frozen_norm", "detector_start")
 PARITY = (
     "parity_detections",
+    "parity_scores",
+    "half_precision_boxes",
     "parity_large_offsets",
     "parity_anchors",
     "parity_odd_sizes",
     "parity_large_boxes",
     "parity_losses",
     "parity_thresholds",
+    "parity_sampling",
+    "random_sampling",
     "parity_detector_gradients",
     "parity_detector_steps",
 )
+
+LIBRARY_PARITY = ("parity_detections", "parity_anchors", "parity_losses", "parity_detector_gradients")
+"""Of a user's detector under the name of a torchvision builder, with that builder's."""
 
 DETECTOR_RESNET18 = Recipe(
     name="detector_resnet18",
@@ -48,13 +56,15 @@ FEW = {
     "rpn_pre_nms_top_n_test": 100,
     "rpn_post_nms_top_n_train": 100,
     "rpn_post_nms_top_n_test": 100,
-    "box_batch_size_per_image": 64,
+    "rpn_batch_size_per_image": 2000,
+    "box_batch_size_per_image": 800,
 }
-"""Proposals that torchvision's second stage looks at: a head of four convolutions takes minutes for a thousand."""
+"""Few proposals, as a second stage of four convolutions takes minutes for a thousand; and samples that hold all of them
+and all anchors of a small image, so that losses can be compared."""
 
 
 def _of_library(name: str, source: str, **facts: object) -> Recipe:
-    return Recipe(name=name, source=source, own=False, default=False, checks=BEHAVIOUR, facts=facts)
+    return Recipe(name=name, source=source, own=False, default=False, checks=(*BEHAVIOUR, *LIBRARY_PARITY), facts=facts)
 
 
 def _references() -> tuple[Reference, ...]:

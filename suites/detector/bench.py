@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.global_state import generators
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 
@@ -23,11 +24,11 @@ def build(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 0)
     It is narrow where the factory takes ``width`` and ``hidden``. Raises SubjectError.
     """
     keywords: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
-    keywords.update(bench.architecture.facts.get("settings", {}))
+    keywords.update(library_settings(bench))
     if divisible:
         keywords["size_divisible"] = divisible
     for name in ("weights", "weights_backbone"):
-        if bench.subject.keyword((name,)):
+        if bench.subject.keyword((name,)) or (not bench.architecture.own and bench.subject.takes_any_keyword()):
             keywords[name] = None
     own = {k: int(bench.architecture.facts[k]) for k in SMALL if k in bench.architecture.facts}
     try:
@@ -37,6 +38,13 @@ def build(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 0)
     except SubjectError:  # the factory has keywords of its own, and these are not among them
         pass
     return bench.build(CLASSES, **keywords).double().eval(), own
+
+
+def library_settings(bench: Workbench) -> dict[str, Any]:
+    """Keywords of a library's detector that keep it small, where the subject's factory takes them."""
+    settings: dict[str, Any] = bench.architecture.facts.get("settings", {})
+    takes = bench.subject.takes_any_keyword() or all(bench.subject.keyword((k,)) for k in settings)
+    return settings if takes else {}
 
 
 def ready(bench: Workbench, *, min_size: int = 64, max_size: int = 128) -> nn.Module:
@@ -83,12 +91,17 @@ def detect(bench: Workbench, model: nn.Module, given: Sequence[Tensor]) -> Detec
 
 
 def losses(
-    bench: Workbench, model: nn.Module, given: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+    bench: Workbench,
+    model: nn.Module,
+    given: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+    *,
+    seed: int | None = None,
 ) -> dict[str, Tensor]:
-    """In train mode. Raises SubjectError where it raises or gives no dict of scalars."""
+    """In train mode; ``seed`` (the bench's) decides the draws. Raises SubjectError where it raises or gives no dict of
+    scalars."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(bench.seed)
+        with generators(bench.seed if seed is None else seed):
             found = model.train()(
                 given if isinstance(given, list) else list(given),
                 targets if isinstance(targets, list) else list(targets),

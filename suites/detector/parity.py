@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from harness.subjects import SubjectError
 from harness.workbench import Workbench
 from suites.detector.alignment import Twins, twins
-from suites.detector.bench import detect, images, losses, target
+from suites.detector.bench import detect, images, library_settings, losses, target
 
 Annotated = tuple[list[list[float]], list[int]]
 SIZE = (32, 64)
@@ -33,6 +34,8 @@ TARGETS: tuple[Annotated, ...] = (
     ([[5.0, 1.0, 60.0, 30.0]], [2]),
     ([], []),
 )
+INSIDE: Annotated = ([[16.0, 8.0, 48.0, 32.0], [24.0, 14.0, 32.0, 22.0]], [1, 3])
+"""The second box lies in the first: the anchors that overlap it most overlap the first box more."""
 THRESHOLDS: tuple[Annotated, ...] = (
     ([[16.0, 20.0, 48.0, 56.0]], [1]),  # 28 of 40 rows shared with the anchor of 32 px at (32, 32): IoU 0.7
     ([[0.0, 16.0, 32.0, 32.0]], [2]),  # 16 of 32 rows of the anchor of 32 px at (16, 16): IoU 0.5
@@ -65,8 +68,35 @@ def _compare(bench: Workbench, made: Twins, given: list[Tensor], where: str) -> 
 
 
 def check_parity_detections(bench: Workbench) -> None:
-    """Boxes, labels and scores; the first differing layer is named."""
-    _compare(bench, _small(bench), images(bench, SIZE, SIZE), f"images of {SIZE[1]}x{SIZE[0]}")
+    """Boxes, labels and scores; the first differing layer is named.
+
+    Then for images as high as the first were wide, whose levels have as many cells, and for images twice as large,
+    which are made smaller.
+    """
+    made, (height, width) = _small(bench), SIZE
+    _compare(bench, made, images(bench, SIZE, SIZE), f"images of {width}x{height}")
+    after = f"after images of {width}x{height}"
+    _compare(bench, made, images(bench, (width, height)), f"{after}, an image of {height}x{width}")
+    twice = images(bench, (2 * height, 2 * width))
+    _compare(bench, made, twice, f"an image of {2 * width}x{2 * height}, which is made half as large")
+
+
+@torch.no_grad()
+def check_parity_scores(bench: Workbench) -> None:
+    """Where scores lie on both sides of 0.05, and fewer than 100 are above it, those below are no detections."""
+    made = _small(bench)
+    bias = made.reference.get_parameter("net.roi_heads.box_predictor.cls_score.bias")
+    given, heads = images(bench, SIZE), made.reference.get_submodule("net.roi_heads")
+    for background in (2.8, 3.0, 3.2, 3.5, 4.0):  # e^2.8 = 16: four classes with 0.05 each
+        bias[0] = background
+        above = len(detect(bench, made.reference.net, given)[0]["boxes"])
+        if 10 < above < 90:
+            break
+    threshold, heads.score_thresh = heads.score_thresh, 0.0
+    assert len(detect(bench, made.reference.net, given)[0]["boxes"]) > above, "no score lies below the threshold"
+    heads.score_thresh = threshold
+    made.share()
+    _compare(bench, made, given, "with scores on both sides of 0.05")
 
 
 @torch.no_grad()
@@ -107,13 +137,14 @@ def check_parity_odd_sizes(bench: Workbench) -> None:
 @torch.no_grad()
 def check_parity_large_boxes(bench: Workbench) -> None:
     """Detections on an image so large that proposals, four times as wide and high as anchors, are read from P3, P4 and
-    P5, and the best 1,000 are chosen."""
-    made = twins(bench, min_size=512, max_size=512)
-    bias = made.reference.get_parameter("net.rpn.head.bbox_pred.bias")
-    for side in (2, 3):
-        bias[side::4] += math.log(4)
-    made.share()
-    _compare(bench, made, images(bench, (512, 512)), "an image of 512x512")
+    P5, and the best 1,000 of each level are chosen; and of these, where they are small, the best 1,000 of all."""
+    for factor, what in ((4.0, "large"), (0.5, "small")):
+        made = twins(bench, min_size=512, max_size=512)
+        bias = made.reference.get_parameter("net.rpn.head.bbox_pred.bias")
+        for side in (2, 3):
+            bias[side::4] += math.log(factor)
+        made.share()
+        _compare(bench, made, images(bench, (512, 512)), f"an image of 512x512 with {what} proposals")
 
 
 def _losses(
@@ -127,7 +158,8 @@ def _losses(
     return losses(bench, model, given, [target(*t) for t in annotated])
 
 
-def _compare_losses(bench: Workbench, got: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+def compare_losses(bench: Workbench, got: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Raise AssertionError naming the losses that are missing, too many or other than ``expected``."""
     missing = sorted(set(expected) ^ set(got))
     assert not missing, f"{bench.who}: losses {sorted(got)}; expected {sorted(expected)}"
     wrong = [
@@ -139,15 +171,27 @@ def _compare_losses(bench: Workbench, got: dict[str, Tensor], expected: dict[str
     assert not wrong, f"{bench.who}: {where}, {'; '.join(wrong)} (equal: {', '.join(right) or 'none'})"
 
 
-def check_parity_losses(bench: Workbench) -> None:
-    """Each of the four, in train mode, with an image that has no box; and for two images that are enlarged, each by a
-    factor of its own, and padded to one batch."""
+def _comparable(bench: Workbench) -> Twins:
+    """Twins for small images whose losses depend on no draw and on the same statistics; skips where there are none."""
+    if bench.architecture.facts.get("settings") and not library_settings(bench):
+        pytest.skip("the factory does not take torchvision's keywords for how much is sampled: losses depend on draws")
     made = _small(bench)
+    if not bench.architecture.own and any(isinstance(m, FrozenBatchNorm2d) for m in made.subject.modules()):
+        pytest.skip("its norms are frozen, where those of torchvision's builder without weights are not")
+    return made
+
+
+def check_parity_losses(bench: Workbench) -> None:
+    """Each of the four, in train mode, with an image that has no box; with a box inside another; and for two images
+    that are enlarged, each by a factor of its own, and padded to one batch."""
+    made = _comparable(bench)
     got, expected = _losses(bench, made.subject.net), _losses(bench, made.reference.net)
-    _compare_losses(bench, got, expected, "in train mode")
+    compare_losses(bench, got, expected, "in train mode")
+    got, expected = (_losses(bench, m.net, [INSIDE] * 2) for m in (made.subject, made.reference))
+    compare_losses(bench, got, expected, "in train mode with a box inside another, to which its anchors belong")
     given, targets = images(bench, *(size for size, _ in ENLARGED)), [target(*t) for _, t in ENLARGED]
     got, expected = (losses(bench, m.net, given, targets) for m in (made.subject, made.reference))
-    _compare_losses(bench, got, expected, "in train mode on images of 32x16 and 24x20, which are enlarged")
+    compare_losses(bench, got, expected, "in train mode on images of 32x16 and 24x20, which are enlarged")
 
 
 @torch.no_grad()
@@ -167,16 +211,16 @@ def check_parity_thresholds(bench: Workbench) -> None:
             got, expected = (
                 _losses(bench, m.net, [annotated] * 2, size=(56, 64)) for m in (made.subject, made.reference)
             )
-        _compare_losses(bench, got, expected, f"with a box that overlaps an anchor by exactly {overlap}")
+        compare_losses(bench, got, expected, f"with a box that overlaps an anchor by exactly {overlap}")
 
 
 def check_parity_detector_gradients(bench: Workbench) -> None:
     """Of each loss by itself, for every parameter: what a proposal's position must not carry shows here."""
-    made = _small(bench)
+    made = _comparable(bench)
     for parameter in (*made.subject.parameters(), *made.reference.parameters()):
         parameter.requires_grad_(True)
     got, expected = _losses(bench, made.subject.net), _losses(bench, made.reference.net)
-    _compare_losses(bench, got, expected, "in train mode")
+    compare_losses(bench, got, expected, "in train mode")
     for name in expected:
         ours = made.alignment.to_reference(_gradients(made.subject, got[name]))
         theirs = _gradients(made.reference, expected[name])

@@ -14,7 +14,9 @@ from suites.detector.behaviour import (
     check_wrong_targets,
 )
 from suites.detector.drawn import check_detector_shapes
-from suites.detector.frozen import check_frozen_norm, check_frozen_stages, check_half_precision_boxes
+from suites.detector.frozen import check_frozen_norm, check_frozen_stages
+from suites.detector.half import check_half_precision_boxes
+from suites.detector.lifecycle import check_kept_graph
 from suites.detector.parity import (
     check_parity_anchors,
     check_parity_detections,
@@ -24,19 +26,24 @@ from suites.detector.parity import (
     check_parity_large_offsets,
     check_parity_losses,
     check_parity_odd_sizes,
+    check_parity_scores,
     check_parity_thresholds,
 )
+from suites.detector.sampling import check_parity_sampling, check_random_sampling
+from suites.detector.start import check_detector_start
 
 __all__ = [
     "check_degenerate_targets",
     "check_detector_batch",
     "check_detector_interface",
     "check_detector_shapes",
+    "check_detector_start",
     "check_frozen_norm",
     "check_frozen_stages",
     "check_half_precision_boxes",
     "check_image_sizes",
     "check_images_without_boxes",
+    "check_kept_graph",
     "check_non_finite_images",
     "check_parity_anchors",
     "check_parity_detections",
@@ -46,8 +53,11 @@ __all__ = [
     "check_parity_large_offsets",
     "check_parity_losses",
     "check_parity_odd_sizes",
+    "check_parity_sampling",
+    "check_parity_scores",
     "check_parity_thresholds",
     "check_per_class_suppression",
+    "check_random_sampling",
     "check_rescaled_boxes",
     "check_wrong_targets",
 ]
