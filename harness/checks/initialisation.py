@@ -133,17 +133,20 @@ def _check_spread(bench: Workbench, model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in starts:
             weight = starts[f"{name}.weight"]
             groups = module.groups if isinstance(module, nn.Conv2d) else 1
-            fan_in = weight[0].numel()
-            fan_out = fan_in // weight.shape[1] * len(weight) // groups
-            spread, widest = weight.double().std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
-            narrowest = NARROWEST * math.sqrt(2 / max(fan_in, fan_out))
-            assert spread == 0 or spread >= narrowest, (
-                f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
-                f"standard deviation of {spread:.2g}; expected zero or at least {narrowest:.2g}, {NARROWEST:g} times "
-                "what He initialisation gives it"
-            )
-            assert spread <= widest, (
-                f"{bench.who}: freshly built, {', '.join(grafted.alignment.subject_names(f'{name}.weight'))} has a "
-                f"standard deviation of {spread:.2g}; expected at most {widest:.2g}, {WIDEST:g} times what He "
-                "initialisation gives it"
-            )
+            expect_spread(bench.who, ", ".join(grafted.alignment.subject_names(f"{name}.weight")), weight, groups)
+
+
+def expect_spread(who: str, name: str, weight: Tensor, groups: int = 1) -> None:
+    """Raise AssertionError where the weight of a linear map or convolution starts far too wide or too narrow."""
+    fan_in = weight[0].numel()
+    fan_out = fan_in // weight.shape[1] * len(weight) // groups
+    spread, widest = weight.double().std().item(), WIDEST * math.sqrt(2 / min(fan_in, fan_out))
+    narrowest = NARROWEST * math.sqrt(2 / max(fan_in, fan_out))
+    assert spread == 0 or spread >= narrowest, (
+        f"{who}: freshly built, {name} has a standard deviation of {spread:.2g}; expected zero or at least "
+        f"{narrowest:.2g}, {NARROWEST:g} times what He initialisation gives it"
+    )
+    assert spread <= widest, (
+        f"{who}: freshly built, {name} has a standard deviation of {spread:.2g}; expected at most {widest:.2g}, "
+        f"{WIDEST:g} times what He initialisation gives it"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.checks.initialisation import STEPS, small_step
+from harness.checks.initialisation import STEPS, expect_spread, small_step
 from harness.global_state import generators
 from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, images, losses, target
@@ -22,12 +22,13 @@ def _started(bench: Workbench, seed: int) -> nn.Module:
 
 
 def check_detector_start(bench: Workbench) -> None:
-    """Units of a layer start apart and differ between seeds, the first losses are moderate, and within a few steps
-    every weight gets a gradient."""
+    """Units of a layer start apart, at a customary width, and other under another seed; the first losses are moderate;
+    within a few steps every weight gets a gradient."""
     model, other = (dict(_started(bench, bench.seed + n).named_parameters()) for n in range(2))
     for name, weight in model.items():
         if weight.ndim < 2 or not weight.requires_grad or not bool(weight.any()):
             continue
+        expect_spread(bench.who, name, weight.detach())
         rows = _rows(weight.detach())
         assert len(rows.unique()) == len(rows), (
             f"{bench.who}: freshly built, of the {len(rows)} units of {name} only {len(rows.unique())} differ; units "
