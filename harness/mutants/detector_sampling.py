@@ -298,7 +298,7 @@ class ForItsBox(Matcher):
     "An anchor that is a box's best learns that box, though it overlaps another more",
     check="parity_losses",
     category="training",
-    evidence=_both(lambda model: model.rpn.matcher(torch.tensor([[0.2, 0.0], [0.6, 0.1]]).double()) + 3),
+    evidence=_both(lambda model: model.rpn.matcher(torch.tensor([[0.2, 0.0], [0.6, 0.65]]).double()) + 3),
 )
 def forced_to_its_box(model: Any) -> nn.Module:
     model.rpn.matcher = ForItsBox(foreground=0.7, background=0.3, force=True)
