@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.untracked import untracked
 from harness.workbench import Workbench
 
 
@@ -35,7 +36,7 @@ def multiply_adds(model: nn.Module, images: torch.Tensor) -> float:
 
     ``torch.utils.flop_counter`` counts two FLOPs for each.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with untracked(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return float(counter.get_total_flops()) / 2
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from harness.measure.weightless import weightless
 from harness.measure.workload import Inference, Workload
+from harness.untracked import untracked
 
 aten = torch.ops.aten
 
@@ -56,7 +57,8 @@ def watched(work: Workload) -> Count:
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward})
     with _Traffic() as traffic, counter:
         if isinstance(work, Inference):
-            work()
+            with untracked(work.model):
+                work()
         else:
             work.loss().backward()
             work.optimizer.zero_grad(set_to_none=True)

@@ -73,6 +73,24 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert {p.device.type for p in work.model.parameters()} == {"cpu"}
 
 
+class Latent(nn.Module):
+    """Gives a layer a view of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent, self.linear = nn.Parameter(torch.rand(1, 1, 4)), nn.Linear(4, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        query: Tensor = self.linear(self.latent.expand(len(images), -1, -1))
+        return query[:, 0] * images.mean(dim=(1, 2, 3))[:, None]
+
+
+def test_a_view_of_a_parameter_may_enter_a_layer() -> None:
+    work = Inference(Latent(), random_batch(2, 8))
+    assert count(work).flops == 2 * 2 * 4 * 1000
+    assert all(p.requires_grad for p in work.model.parameters())
+
+
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(4, 4)
     assert count_parameters(nn.Sequential(layer, layer)) == 20
