@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -135,6 +135,7 @@ def _curve_chart(curves: pd.DataFrame, names: Sequence[str], axis: str, quantity
 
     what, unit, scale = CURVES[quantity]
     noun, size_unit = AXES[axis]
+    told = [name for name in ("device", "dtype", "memory_format", "compile", "fixed") if curves[name].nunique() > 1]
     rows = []
     for row in curves.to_dict("records"):
         fitted = f"{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
@@ -143,7 +144,7 @@ def _curve_chart(curves: pd.DataFrame, names: Sequence[str], axis: str, quantity
             if DRAWABLE[0] <= amount <= DRAWABLE[1]:
                 rows.append(
                     {
-                        "model": f"{row['architecture']} · {row['mode']}",
+                        "model": " · ".join(_which(row, told, axis)),
                         "implementation": row["subject"],
                         "setting": detail,
                         "state": NOT_RANKED if row["flag"] else "ranked",
@@ -167,7 +168,7 @@ def _curve_chart(curves: pd.DataFrame, names: Sequence[str], axis: str, quantity
             "model:N",
             title=None,
             scale=alt.Scale(domain=models, range=[dashes[i % len(dashes)] for i in range(len(models))]),
-            legend=legend(),
+            legend=legend("bottom"),
         ),
         detail="setting:N",
         opacity=alt.condition(f"datum.state === '{NOT_RANKED}'", alt.value(0.3), alt.value(1)),
@@ -178,7 +179,7 @@ def _curve_chart(curves: pd.DataFrame, names: Sequence[str], axis: str, quantity
         name=f"cost-{quantity}-{axis}".replace("_", "-"),
         title=f"{what} against the {noun}'s size",
         caption=(
-            f"A straight line is a power of the size, its exponent is in the data: {_exponents(curves)}. "
+            f"A straight line is a power of the size, its exponent is in the data: {_exponents(curves, told, axis)}. "
             + (
                 "1 is proportional to the batch, less means that a larger one is used better. "
                 if axis == "batch_size"
@@ -191,7 +192,18 @@ def _curve_chart(curves: pd.DataFrame, names: Sequence[str], axis: str, quantity
     )
 
 
-def _exponents(curves: pd.DataFrame) -> str:
+def _which(row: Mapping[Hashable, Any], told: Sequence[str], axis: str) -> list[str]:
+    """Architecture and mode of a curve, and of its settings those that differ between curves."""
+    named = {"compile": row["compile"] or "eager", "fixed": _fixed(row["fixed"], axis)}
+    return [row["architecture"], row["mode"], *(str(named.get(name, row[name])) for name in told)]
+
+
+def _fixed(value: int, axis: str) -> str:
+    """The other size, in words."""
+    return f"{value} px" if axis == "batch_size" else f"batch {value}"
+
+
+def _exponents(curves: pd.DataFrame, told: Sequence[str], axis: str) -> str:
     found = curves[(curves["role"] == "subject") & curves["exponent"].notna()].head(4)
-    parts = [f"{row.architecture} {row.mode} {row.exponent:.2f}" for row in found.itertuples()]
+    parts = [f"{' '.join(_which(row, told, axis))}: {row['exponent']:.2f}" for row in found.to_dict("records")]
     return ", ".join(parts) or "none could be fitted"

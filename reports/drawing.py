@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import altair as alt
@@ -79,11 +79,11 @@ def colour(field: str, names: Sequence[str], rows: list[dict[str, Any]]) -> alt.
     return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend())
 
 
-def legend() -> alt.Legend:
-    """Above the drawing, where it takes no width."""
+def legend(orient: Literal["top", "bottom"] = "top") -> alt.Legend:
+    """Above the drawing, or below it, where it takes no width."""
     import altair as alt
 
-    return alt.Legend(orient="top", labelLimit=220, symbolLimit=24, columns=4)
+    return alt.Legend(orient=orient, labelLimit=220, symbolLimit=24, columns=4 if orient == "top" else 2)
 
 
 def logarithmic(values: Sequence[float | None], *, around: float | None = None) -> tuple[alt.Scale, alt.Axis]:

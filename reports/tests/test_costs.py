@@ -68,6 +68,17 @@ def test_every_curve_with_three_sizes_is_drawn(tmp_path: Path) -> None:
     assert "2.00" in charts[1].caption
 
 
+def test_curves_of_two_batch_sizes_are_told_apart(tmp_path: Path) -> None:
+    rows: list[Record] = [
+        measured("peak_memory", (1e6 * b * s * s,), input_size=s, batch_size=b, group=f"{s} {b}")
+        for s in (64, 128, 256)
+        for b in (1, 2)
+    ]
+    (chart,) = cost_charts(made(tmp_path / "run", rows), ["ours"])
+    assert "batch 1: 2.00" in chart.caption
+    assert "batch 2: 2.00" in chart.caption
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     assert front([1, 2, 3, 2], [10, 20, 15, 5]) == [True, True, False, False]
     assert front([1, 1], [10, 10]) == [True, False]
