@@ -340,7 +340,7 @@ def _start(pair: Pair, measure: Callable[[Any], float]) -> float:
     "The proposals' head starts a hundred times as wide as it should: losses of hundreds, offsets that overflow",
     check="detector_start",
     category="initialisation",
-    evidence=lambda pair: _start(pair, lambda model: float(model.rpn.head.conv.weight.std())),
+    evidence=lambda pair: _start(pair, lambda model: float(model.rpn.head.conv.weight.detach().std())),
 )
 def wide_start(model: Any) -> nn.Module:
     for layer in (model.rpn.head.conv, model.rpn.head.objectness, model.rpn.head.offsets):
@@ -353,7 +353,7 @@ def wide_start(model: Any) -> nn.Module:
     "The pyramid's convolutions start constant, so that its channels are one channel for ever",
     check="detector_start",
     category="initialisation",
-    evidence=lambda pair: _start(pair, lambda model: float(model.fpn.laterals[0].weight.std())),
+    evidence=lambda pair: _start(pair, lambda model: float(model.fpn.laterals[0].weight.detach().std())),
 )
 def constant_pyramid(model: Any) -> nn.Module:
     for _, layer in of_type(model.fpn, nn.Conv2d):
