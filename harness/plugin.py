@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import workers
+from harness.allocator import keep_freed_memory
 from harness.checks import BREADTH, check_names, find_check
 from harness.options import MeasurementOptions, add_measurement_options, add_options
 from harness.outcomes import params_of, row_of, subject_of
@@ -53,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
         paths=tuple(str(a) for a in config.args),
     )
     config.stash[SESSION] = session
+    if not config.getoption("--benchmark"):
+        keep_freed_memory()
     if config.option.collectonly and not session.specs and session.device == "auto":
         session.device = "cpu"  # listing tests needs no torch
     try:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness.allocator import keep_freed_memory
 from harness.mutants.catalogue import mutants, rewritings, select, turn_of_day
 from harness.mutants.matrix import Matrix, Row
 from harness.mutants.trial import load_profile
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"--mutants {given.mutants}: selects none of {known}", markup=False)
         return 4
     load_profile()
+    keep_freed_memory()
     logging.getLogger("torch").setLevel(logging.ERROR)  # the compiler's remarks on variants that it can't take whole
     folder = Path(given.results) / new_run_id()
     _run(matrix, given.jobs, folder, console)

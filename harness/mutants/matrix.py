@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.allocator import keep_freed_memory
 from harness.checks import SHARED
 from harness.mutants.catalogue import mutants, rewritings
 from harness.mutants.evidence import VISIBLE
@@ -160,6 +161,7 @@ def _start() -> None:
     torch.set_num_threads(1)
     logging.getLogger("torch").setLevel(logging.ERROR)
     load_profile()
+    keep_freed_memory()
 
 
 def _named(name: str) -> Row:
