@@ -62,7 +62,7 @@ def find_subject(spec: str) -> Subject:
             found = given_subjects(module, family, [name])
             if not found:
                 raise RequestError(f"{module} has no callable named {name}")
-            return found[0]
+            return next((s for s in found if s.factory_name == name), found[0])
     names = "; ".join(f"{f.name}: {', '.join(a.name for a in f.architectures)}" for f in known)
     raise RequestError(f"{name}: no such architecture; known: {names}")
 

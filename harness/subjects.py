@@ -226,6 +226,7 @@ def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = 
 def given_subjects(spec: str, family: Family, patterns: Sequence[str], label: str | None = None) -> list[Subject]:
     """The architectures of ``family`` that a ``--subject`` has under their names or aliases.
 
+    One that it has under several, as different callables, is a subject under each: which one its user calls isn't known.
     ``label`` stands in for a file's stem where two files share it.
     """
     module = import_subject(spec)
@@ -233,11 +234,14 @@ def given_subjects(spec: str, family: Family, patterns: Sequence[str], label: st
     for architecture in family.of(spec):
         if patterns and not any(architecture.matches(p) for p in patterns):
             continue
-        name = next((n for n in architecture.names if callable(getattr(module, n, None))), None)
-        if name is not None:
+        names: dict[int, str] = {}
+        for name in architecture.names:
+            if callable(factory := getattr(module, name, None)):
+                names.setdefault(id(factory), name)
+        for n, name in enumerate(names.values()):
             found.append(
                 Subject(
-                    label=label or label_of(spec),
+                    label=(label or label_of(spec)) + (f".{name}" if n else ""),
                     spec=spec,
                     architecture=architecture,
                     family=family,

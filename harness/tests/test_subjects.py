@@ -47,6 +47,22 @@ def test_an_alias_is_the_architecture(tmp_path: Path) -> None:
     assert found.who == "vit_b_16 of aliased"
 
 
+def test_a_name_and_an_alias_that_build_different_things_are_two_subjects(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path / "both.py",
+        "def vit_b_16(num_classes=1000): ...\n"
+        "def vit_base_patch16_224(num_classes=1000): ...\n"
+        "def vit_b_32(num_classes=1000): ...\n"
+        "vit_base_patch32_224 = vit_b_32\n",
+    )
+    found = given_subjects(spec, family_of("vit"), ())
+    assert [(s.id, s.factory_name) for s in found] == [
+        ("both:vit_b_16", "vit_b_16"),
+        ("both.vit_base_patch16_224:vit_b_16", "vit_base_patch16_224"),
+        ("both:vit_b_32", "vit_b_32"),
+    ]
+
+
 def test_globs_select_by_name_and_alias() -> None:
     resnet, vit = family_of("resnet"), family_of("vit")
     assert [s.id for s in own_subjects(resnet, ("resnet1?",))] == ["resnet18"]
