@@ -226,7 +226,7 @@ def own_subjects(family: Family, patterns: Sequence[str], *, everything: bool = 
 def given_subjects(spec: str, family: Family, patterns: Sequence[str], label: str | None = None) -> list[Subject]:
     """The architectures of ``family`` that a ``--subject`` has under their names or aliases.
 
-    One that it has under several, as different callables, is a subject under each: which one its user calls isn't known.
+    One that it has under several, as different callables, is a subject under each: its user may call any of them.
     ``label`` stands in for a file's stem where two files share it.
     """
     module = import_subject(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.setprofile(profiler)
+        if isinstance(profiler, cProfile.Profile):
+            profiler.enable()  # it is no callable, which is all that sys.setprofile takes
+        else:
+            sys.setprofile(profiler)
         sys.settrace(tracer)
         if collecting:
             gc.enable()

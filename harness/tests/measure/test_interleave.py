@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import cProfile
 import gc
+import pstats
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -132,6 +134,22 @@ def test_undisturbed_puts_everything_back() -> None:
     assert after is profiler
     assert sys.gettrace() is tracer
     assert gc.isenabled()
+
+
+def test_undisturbed_pauses_cprofile_and_goes_on_with_it() -> None:
+    def before() -> None: ...
+    def within() -> None: ...
+    def after() -> None: ...
+
+    profile = cProfile.Profile()
+    with profile:
+        before()
+        with undisturbed():
+            within()
+        after()
+    seen = {function for _, _, function in pstats.Stats(profile).stats}  # type: ignore[attr-defined]
+    assert {"before", "after"} <= seen
+    assert "within" not in seen
 
 
 def test_undisturbed_leaves_collection_off_where_it_was() -> None:
