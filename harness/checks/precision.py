@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness.checks.comparison import bound_there, compare
+from harness.checks.comparison import bound_there, compare, compare_buffers
 from harness.checks.localise import locate
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
@@ -165,20 +165,25 @@ def check_parity_photographs(bench: Workbench) -> None:
             f"expected at most {bound:.1e} (relative, float64)"
             + locate(bench, made.subject, grafted, images, bound, train=False)
         )
-        if bench.architecture.patch is not None:
-            _train_at_full_size(bench, made, grafted, images[:1])
+        _train_as_published(bench, made, grafted, images[:1])
         same = got.logits.topk(5).indices.tolist() == expected.logits.topk(5).indices.tolist()
         assert same or made.classes < 5, (
             f"{bench.who}: the five best classes of a photograph are not those of {grafted.title}"
         )
 
 
-def _train_at_full_size(bench: Workbench, made: Transplant, grafted: Grafted, images: Tensor) -> None:
-    """Logits and gradients in train mode with as many tokens as published, of which the small images have few."""
+def _train_as_published(bench: Workbench, made: Transplant, grafted: Grafted, image: Tensor) -> None:
+    """Logits, gradients and statistics in train mode with the published classes, and as many tokens as published.
+
+    Without patches a small image does: the network is the same at every size.
+    """
     elements, rates = regularisation(bench, made)
     reference = with_rates(bench, made, grafted, rates)
+    least = bench.architecture.minimum_size
+    images = image if bench.architecture.patch is not None else bench.images(2, least + 43, least + 21, seed=64)
     got, expected = (
         run(bench, model, images, train=True, elements=elements, classes=made.classes)
         for model in (made.subject, reference.model)
     )
     compare(bench, made, reference, images, got, expected, (CEILING, CEILING), train=True)
+    compare_buffers(bench, reference, got, expected, (CEILING, CEILING))

@@ -1,8 +1,8 @@
-"""Faults that need a certain regime: training after an evaluation, faint gradients, as many tokens as published."""
+"""Faults that need a certain regime: training after an evaluation, faint gradients, published tokens or classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.mutants.evidence import CLASSES, Pair, difference, forward, train_gradient
 from harness.mutants.mutant import mutant
-from harness.mutants.specimens import EFFICIENTNET, VIT
+from harness.mutants.specimens import EFFICIENTNET, RESNET12, VIT
 from harness.mutants.surgery import become, of_type
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.vit.model import VisionTransformer
@@ -118,3 +118,54 @@ class FewTokens(VisionTransformer):
 )
 def late_patches_dropped_in_training(model: Any) -> nn.Module:
     return become(model, FewTokens)
+
+
+class KeepsStatistics(nn.BatchNorm2d):
+    """Normalises by its running statistics, in training too."""
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        super().train(False)
+        return self
+
+
+def _trained_with(classes: int) -> Callable[[Pair], float]:
+    """The difference of logits in train mode where both are built for that many classes and hold the same weights."""
+
+    def measured(pair: Pair) -> float:
+        logits = []
+        for factory in (pair.correct, pair.faulty):
+            torch.manual_seed(0)
+            model = factory(classes).double().train()
+            torch.manual_seed(1)
+            logits.append(model(pair.images()).detach())
+        return difference(logits[1], logits[0])
+
+    return measured
+
+
+@mutant(
+    RESNET12,
+    "Built for ImageNet's 1,000 classes, as a pretrained network is, its norms never leave their running statistics",
+    check="parity_photographs",
+    category="training",
+    evidence=_trained_with(1000),
+)
+def statistics_kept_with_published_classes(model: Any) -> nn.Module:
+    if model.head.out_features == 1000:
+        for _, norm in of_type(model, nn.BatchNorm2d):
+            become(norm, KeepsStatistics)
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "Built for ImageNet's 1,000 classes it has no stochastic depth: that is thought to be for fine-tuning",
+    check="parity_photographs",
+    category="stochastic",
+    evidence=_trained_with(1000),
+)
+def no_stochastic_depth_with_published_classes(model: Any) -> nn.Module:
+    if model.classifier.out_features == 1000:
+        for _, depth in of_type(model, StochasticDepth):
+            depth.rate = 0.0
+    return model
