@@ -177,7 +177,7 @@ def _train_as_published(bench: Workbench, made: Transplant, grafted: Grafted, im
 
     Without patches a small image does: the network is the same at every size.
     """
-    elements, rates = regularisation(bench, made)
+    elements, rates = regularisation(bench)
     reference = with_rates(bench, made, grafted, rates)
     least = bench.architecture.minimum_size
     images = image if bench.architecture.patch is not None else bench.images(2, least + 43, least + 21, seed=64)

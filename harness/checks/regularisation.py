@@ -6,16 +6,18 @@ from collections.abc import Mapping
 
 import torch
 
-from harness.transplant import Grafted, Transplant, build_reference, run
+from harness.transplant import Grafted, Transplant, build_reference, run, transplant
 from harness.workbench import Workbench
 
 
-def regularisation(bench: Workbench, made: Transplant) -> tuple[str, dict[str, float]]:
+def regularisation(bench: Workbench) -> tuple[str, dict[str, float]]:
     """How element-wise draws are answered, and the rates that the references are built with.
 
     A subject may leave dropout and stochastic depth out (rate zero), as timm's factories do; where it draws, the
-    published rates hold. Where the publication has no rates of its own, dropout is taken out on both sides.
+    published rates hold. Where the publication has no rates of its own, dropout is taken out on both sides. What it
+    draws is seen at a small size and few classes, and holds at every other.
     """
+    made = transplant(bench)
     images = bench.images(4, made.side, seed=5)
     draws = bench.shared("draws", lambda: run(bench, made.subject, images, train=True, gradients=False).draws)
     drawn = {d.scope(len(images)) for d in draws if not d.trivial}
@@ -32,7 +34,7 @@ def with_rates(bench: Workbench, made: Transplant, grafted: Grafted, rates: Mapp
     """The same reference built with other dropout and stochastic depth rates; it shares the weights."""
     if not rates:
         return grafted
-    key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}"
+    key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}-{made.classes}"
 
     def make() -> torch.nn.Module:
         model = build_reference(

@@ -70,7 +70,7 @@ def check_stochastic(bench: Workbench) -> None:
 def _depth(bench: Workbench, images: Tensor, per_sample: list[Draw]) -> None:
     """Branches are kept with the published probabilities, and rescaled; dropout is taken out on both sides."""
     made = transplant(bench)
-    _, rates = regularisation(bench, made)
+    _, rates = regularisation(bench)
     mirrored = tuple(1 - level for level in LEVELS)  # floor(keep + u) keeps at high levels
 
     @cache
@@ -129,7 +129,7 @@ def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -
 def _dropout(bench: Workbench, images: Tensor) -> None:
     """Elements are kept with the published probability and dropped otherwise, at levels on either side of it."""
     made = transplant(bench)
-    _, rates = regularisation(bench, made)
+    _, rates = regularisation(bench)
     dropout = rates.get("dropout", 0.0)
     if not dropout:
         return

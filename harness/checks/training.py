@@ -25,7 +25,7 @@ def check_parity_train(bench: Workbench) -> None:
     """In train mode, with every random draw controlled: logits, gradients and updated statistics equal."""
     made = transplant(bench)
     images = bench.images(4, made.side, seed=5)
-    elements, rates = regularisation(bench, made)
+    elements, rates = regularisation(bench)
     got = run(bench, made.subject, images, train=True, elements=elements)
     sensitivity = None
     for grafted in made.grafted:
@@ -73,7 +73,7 @@ def check_parity_trajectory(bench: Workbench) -> None:
     side = made.side if bench.architecture.patch else max(48, bench.architecture.minimum_size)
     batch = 2 if bench.architecture.patch else 3  # statistics over a batch need more values than two
     images = [bench.images(batch, side, seed=10 + step) for step in range(5)]
-    elements, rates = regularisation(bench, made)
+    elements, rates = regularisation(bench)
     reference = with_rates(bench, made, grafted, rates)
     with _put_back(reference.model), _put_back(made.subject):
         rate = _train(bench, reference.model, images, None, elements)
