@@ -25,14 +25,17 @@ def describe_failure(bench: Workbench, test: Callable[[], None]) -> None:
         raise first from None
 
 
-def forward_line(bench: Workbench, shape: tuple[int, ...], *, keywords: str = "", device: str = "cpu") -> str:
+def forward_line(
+    bench: Workbench, shape: tuple[int, ...], *, keywords: str = "", device: str = "cpu", train: bool = False
+) -> str:
     """A shell line that builds the subject and prints the shape of its output for one input shape."""
     spec = bench.subject.spec
     name = bench.subject.factory_name
     where = "" if not (spec.endswith(".py") or "/" in spec) else f"import sys; sys.path.insert(0, {_parent(spec)!r}); "
     code = (
         f"import torch; {where}from importlib import import_module; models = import_module({label_of(spec)!r}); "
-        f"torch.set_default_device({device!r}); m = models.{name}({keywords}).eval(); o = m(torch.zeros{shape}); "
+        f"torch.set_default_device({device!r}); m = models.{name}({keywords}).{'train' if train else 'eval'}(); "
+        f"o = m(torch.zeros{shape}); "
         "print(getattr(o, 'shape', o))"
     )
     return f"python -c {shlex.quote(code)}"

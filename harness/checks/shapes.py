@@ -12,11 +12,13 @@ from torch import nn
 from harness.reproduce import describe_failure, forward_line
 from harness.shape_trace import ShapeTrace
 from harness.strategies import examples, image_sizes
-from harness.workbench import CLASSES, Workbench
+from harness.workbench import CLASSES, Workbench, seeded
 
 CLASS_COUNTS = (1, 2, CLASSES, 37, 1000)
 CHANNEL_COUNTS = (1, 2, 3, 4, 13)
 LARGEST = {"meta": 640, "cpu": 96}
+BATCH_IN_TRAINING = 65
+"""More images than the checks with values train on."""
 
 
 def check_shapes(bench: Workbench) -> None:
@@ -63,6 +65,7 @@ def check_shapes(bench: Workbench) -> None:
         operations[classes, channels] = trace.operations
     _expect_same_network(bench, models, operations)
     _expect_size_followed(bench)
+    _expect_stages_in_training(bench, model(CLASSES, 3))
     describe_failure(bench, shapes)
 
 
@@ -114,6 +117,24 @@ def _expect_size_followed(bench: Workbench) -> None:
         )
 
 
+def _expect_stages_in_training(bench: Workbench, model: nn.Module) -> None:
+    """In train mode too every stage has its published shape, at the published size and beyond."""
+    side = bench.architecture.input_size
+    sides = (side,) if bench.architecture.patch is not None else (side, 2 * side + 1)
+    model.train()
+    try:
+        with torch.no_grad(), seeded(bench.seed):
+            try:
+                model(torch.empty(2, 3, side, side, device="meta"))
+            except Exception as error:  # draws whose values decide, or an operator without a meta kernel
+                bench.notes["meta_training"] = f"not followed in train mode ({type(error).__name__})"
+                return
+            for size in sides:
+                _check_one(bench, model, (BATCH_IN_TRAINING, 3, size, size), CLASSES, "meta")
+    finally:
+        model.eval()
+
+
 def check_shapes_on_values(bench: Workbench) -> None:
     """The same on the CPU with real values and small sizes: shape, dtype and finiteness."""
     models: dict[int, nn.Module] = {}
@@ -139,14 +160,14 @@ def _check_one(
     keywords = f"num_classes={classes}"
     if shape[1] != 3:
         keywords += f", {bench.channel_keyword}={shape[1]}"
-    line = f"\nreproduce: {forward_line(bench, shape, keywords=keywords, device=device)}"
+    line = f"\nreproduce: {forward_line(bench, shape, keywords=keywords, device=device, train=model.training)}"
     images = torch.empty(shape, device="meta") if device == "meta" else bench.images(*shape[:1], *shape[2:]).float()
     with torch.no_grad(), ShapeTrace() as shapes:
         try:
             logits = bench.logits(model, images, classes)
         except AssertionError as error:
             raise AssertionError(f"{error}{line}") from error
-    asked = f"{bench.who}: for images {shape} and num_classes={classes}"
+    asked = f"{bench.who}: {'in train mode, ' if model.training else ''}for images {shape} and num_classes={classes}"
     assert tuple(logits.shape) == (shape[0], classes), (
         f"{asked} the logits have shape {tuple(logits.shape)}; expected {(shape[0], classes)}{line}"
     )

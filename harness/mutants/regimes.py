@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.evidence import CLASSES, Pair, difference, forward, train_gradient
@@ -13,7 +14,11 @@ from harness.mutants.mutant import mutant
 from harness.mutants.specimens import EFFICIENTNET, RESNET12, VIT
 from harness.mutants.surgery import become, of_type
 from suites.efficientnet.model import EfficientNet, StochasticDepth
+from suites.resnet.model import ResNet
 from suites.vit.model import VisionTransformer
+
+SHRUNK = 256
+"""Pixels: more than the checks with values put through train mode."""
 
 
 class SwitchesOff(EfficientNet):
@@ -169,3 +174,23 @@ def no_stochastic_depth_with_published_classes(model: Any) -> nn.Module:
         for _, depth in of_type(model, StochasticDepth):
             depth.rate = 0.0
     return model
+
+
+class Shrinking(ResNet):
+    """Trains on small images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[-1] >= SHRUNK:
+            x = F.interpolate(x, (SHRUNK // 2, SHRUNK // 2))
+        return super().forward(x)
+
+
+@mutant(
+    RESNET12,
+    "Progressive resizing is left in: in training, images of 256 px and more are shrunk",
+    check="shapes",
+    category="training",
+    evidence=lambda pair: train_gradient(pair, (2, 3, SHRUNK, SHRUNK)),
+)
+def shrunk_in_training(model: Any) -> nn.Module:
+    return become(model, Shrinking)
