@@ -121,7 +121,7 @@ def check_no_cache(bench: Workbench) -> None:
     saved = {n: t.clone() for n, t in state(model).items()}
     generator = torch.Generator().manual_seed(bench.seed + 26)
     for tensor in state(model).values():
-        for part, drawn in beside_noise(tensor, generator):
+        for part, drawn in beside_noise(tensor.data, generator):  # leaves no trace in torch's version count
             part.mul_(drawn.mul(0.02).exp_())
     changed = _forward(bench, model, one)
     fresh = bench.small_copy().double().eval()
@@ -129,7 +129,7 @@ def check_no_cache(bench: Workbench) -> None:
     load(model, saved)
     off, wide = rowwise(changed, _forward(bench, fresh, one)), 100 * bound
     assert off <= wide, (
-        f"{bench.who}: after its weights and statistics were overwritten, as load_state_dict does, the logits differ "
+        f"{bench.who}: after its weights and statistics were overwritten in place, the logits differ "
         f"by {off:.1e} from those of a fresh instance that holds the same ones; expected at most {wide:.1e}: something "
         "that is derived from weights or inputs is cached"
     )
@@ -160,12 +160,14 @@ def _expect_passes_apart(bench: Workbench, model: nn.Module, one: Tensor, two: T
 
 
 def _expect_nothing_kept(bench: Workbench) -> None:
-    """Tensors that are alive do not grow in number from each training pass to the next."""
+    """Tensors that are alive do not grow in number from each pass in train and in eval mode to the next."""
     model = bench.small_copy().train()
     images = bench.images(4, bench.small_side(), seed=32).float()
     alive = []
     for _ in range(PASSES):
-        bench.logits(model, images)
+        bench.logits(model.train(), images)
+        with torch.no_grad():
+            bench.logits(model.eval(), images)
         gc.collect()
         alive.append(sum(issubclass(type(o), Tensor) for o in gc.get_objects()))
     growth = [later - earlier for earlier, later in pairwise(alive)]
@@ -252,6 +254,7 @@ def check_mode_switch(bench: Workbench) -> None:
     assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
     before = dict(model.named_parameters())
     _expect_training_restored(bench)
+    _expect_norms_to_freeze(bench)
     model.train()
     model.eval()
     got = _forward(bench, model, images)
@@ -291,6 +294,23 @@ def _expect_training_restored(bench: Workbench) -> None:
     assert draws == later, (
         f"{bench.who}: after eval() and train() a pass in train mode draws {len(later)} times, before {len(draws)}: "
         "dropout or stochastic depth is switched off, or changed, for good"
+    )
+
+
+def _expect_norms_to_freeze(bench: Workbench) -> None:
+    """BatchNorms that are put into eval mode, as fine-tuning does, keep their statistics while the rest trains."""
+    model = bench.small_copy().train()
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, kind) and m is not model}
+    before = {name: [buffer.clone() for buffer in norm.eval().buffers()] for name, norm in norms.items()}
+    if not norms:
+        return
+    with torch.no_grad():
+        bench.logits(model, bench.images(4, bench.small_side(), seed=34).float())
+    moved = [n for n, kept in before.items() if not all(map(torch.equal, kept, norms[n].buffers()))]
+    assert not moved, (
+        f"{bench.who}: with its BatchNorms in eval mode, as fine-tuning freezes them, and the rest in train mode a "
+        f"pass moves the statistics of {', '.join(moved[:5])}; expected them to follow their own mode"
     )
 
 

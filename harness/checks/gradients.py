@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.checks.reach import expect_reach
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise, noise
-from harness.transplant import CEILING, Outcome, Transplant, cotangent, load, run, transplant
+from harness.transplant import CEILING, Outcome, Transplant, cotangent, load, rowwise, run, transplant
 from harness.workbench import Workbench
 
 STEPS = (1e-8, 1e-9, 1e-7)
@@ -44,7 +44,27 @@ def check_gradients(bench: Workbench) -> None:
     assert outcome.input_gradient is not None, f"{bench.who}: no gradient reaches the input"
     reached = outcome.input_gradient.flatten(1).norm(dim=1)
     assert bool((reached > 0).all()), f"{bench.who}: the input's gradient is zero for some samples of the batch"
+    _expect_through_frozen(bench, model, outcome)
     expect_reach(bench)
+
+
+def _expect_through_frozen(bench: Workbench, model: nn.Module, outcome: Outcome) -> None:
+    """With every parameter frozen the input's gradient is the same: what is frozen still hands gradients on."""
+    held = [p for p in model.parameters() if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        there = run(bench, model, bench.images(2, _side(bench), seed=6), train=False).input_gradient
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+    assert outcome.input_gradient is not None
+    error = 1.0 if there is None else rowwise(there, outcome.input_gradient)
+    assert error <= CEILING, (
+        f"{bench.who}: with all parameters frozen the input's gradient is "
+        f"{'missing' if there is None else f'off by {error:.1e}'}; expected the same as with them learning: frozen "
+        "layers run under no_grad, so that nothing before them learns"
+    )
 
 
 def check_gradcheck(bench: Workbench) -> None:
@@ -78,6 +98,9 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
         given = images.clone().requires_grad_()
         with LiftFloat32():
             logits = bench.logits(model, given)
+        if scale == 1.0:
+            _expect_accumulation(bench, model, logits)
+            given.grad = None
         bench.backward(logits, scale * cotangent(bench, logits))
         gradients.append({"images": given.grad, **{n: p.grad for n, p in model.named_parameters()}})
         model.zero_grad(set_to_none=True)
@@ -94,6 +117,30 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
             f"from {FAINT:.0e} times what it was; expected at most {CEILING:.0e} (relative, float64): small gradients "
             "are cut to zero, or large ones clipped"
         )
+
+
+def _expect_accumulation(bench: Workbench, model: nn.Module, logits: Tensor) -> None:
+    """A second backward pass through the same graph adds to each gradient what the first one gave."""
+    sent = cotangent(bench, logits)
+    model.zero_grad(set_to_none=True)
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    logits.backward(sent, retain_graph=True)
+    once = {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
+    try:
+        logits.backward(sent, retain_graph=True)
+    except RuntimeError as refused:  # says itself that it can't be done twice
+        bench.notes["accumulation"] = f"a second backward pass raised {type(refused).__name__}"
+        once = {}
+    least = 1e-6 * max((float(g.norm()) for g in once.values()), default=0.0)
+    for name, gradient in once.items():
+        twice = parameters[name].grad
+        error = 1.0 if twice is None else float((twice - 2 * gradient).norm()) / max(float(gradient.norm()), least)
+        assert error <= CEILING, (
+            f"{bench.who}: after a second backward pass through the same graph the gradient of {name} is off by "
+            f"{error:.1e} from twice the first; expected at most {CEILING:.0e} (relative, float64): the backward pass "
+            "overwrites what it saved, or writes gradients where it should add"
+        )
+    model.zero_grad(set_to_none=True)
 
 
 def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outcome: Outcome, *, seed: int) -> float:

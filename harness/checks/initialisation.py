@@ -25,6 +25,9 @@ NARROWEST = 1e-4
 """The same from the larger of its two fans, for weights that are not all zero. The narrowest customary ones are a
 Transformer's classifier drawn with 0.02 and scaled by a thousandth, which has 4e-4."""
 
+SCALES = (0.1, 10.0)
+"""Mean size of a norm's scales, where they are not all zero. Ones are customary; torch once drew them from (0, 1)."""
+
 STEPS = 3
 """After which no weight may still be without a gradient: a classifier, a residual branch's last norm and a layer's
 scale that all start at zero hand it on one after the other."""
@@ -50,6 +53,7 @@ def check_initialisation(bench: Workbench) -> None:
     assert not same, f"{bench.who}: {_named(bench, same)} starts with the same values under different seeds"
     _check_statistics(bench, second)
     _check_spread(bench, second)
+    _check_scales(bench, second)
     value = _check_learning(bench, model)
     assert value < LARGEST_FIRST_LOSS, (
         f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
@@ -134,6 +138,20 @@ def _check_spread(bench: Workbench, model: nn.Module) -> None:
             weight = starts[f"{name}.weight"]
             groups = module.groups if isinstance(module, nn.Conv2d) else 1
             expect_spread(bench.who, ", ".join(grafted.alignment.subject_names(f"{name}.weight")), weight, groups)
+
+
+def _check_scales(bench: Workbench, model: nn.Module) -> None:
+    """The scales of a norm start near one, or all at zero at a residual branch's end."""
+    grafted = transplant(bench).grafted[0]
+    starts = grafted.alignment.to_reference({n: p.detach() for n, p in model.named_parameters()})
+    for name, module in grafted.model.named_modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm) and f"{name}.weight" in starts:
+            size = starts[f"{name}.weight"].double().abs().mean().item()
+            assert size == 0 or SCALES[0] <= size <= SCALES[1], (
+                f"{bench.who}: freshly built, the scales of the norm "
+                f"{', '.join(grafted.alignment.subject_names(f'{name}.weight'))} have a mean size of {size:.2g}; "
+                f"expected zero, or {SCALES[0]:g} to {SCALES[1]:g}: ones are customary"
+            )
 
 
 def expect_spread(who: str, name: str, weight: Tensor, groups: int = 1) -> None:

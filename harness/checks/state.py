@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -46,18 +47,44 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
+    _expect_copy_apart(bench, second, images, expected)
 
 
 def _expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     name = next(n for n in tensors if n in dict(model.named_parameters()))
+    longer = torch.cat([tensors[name].flatten(), tensors[name].flatten()[:1]])
+    wrong = {
+        f"without {name}": {n: t for n, t in tensors.items() if n != name},
+        "with a name that it does not have": {**tensors, "no.such.parameter": torch.zeros(1)},
+        f"with {name} of shape {tuple(longer.shape)} for {tuple(tensors[name].shape)}": {**tensors, name: longer},
+    }
+    for what, given in wrong.items():
+        try:
+            model.load_state_dict(given)
+        except Exception:
+            continue
+        raise AssertionError(
+            f"{bench.who}: load_state_dict takes a state {what} and says nothing; expected an error, as strict loading "
+            "gives it"
+        )
+    model.load_state_dict(tensors)
+
+
+def _expect_copy_apart(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """A deep copy, such as averaged weights are kept in, computes with its own tensors: those of the original move."""
     try:
-        model.load_state_dict({n: t for n, t in tensors.items() if n != name})
-    except Exception:
-        model.load_state_dict(tensors)
+        twin = copy.deepcopy(model)
+    except Exception as error:  # it holds a lock, a file, a tensor of some graph
+        bench.notes["copy"] = f"can't be copied ({type(error).__name__})"
         return
-    raise AssertionError(
-        f"{bench.who}: load_state_dict takes a state without {name} and says nothing; expected an error, as strict "
-        "loading gives it"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    off, bound = rowwise(_forward(bench, twin, images), expected), _bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: after the original's parameters were changed, the logits of its deep copy are off by "
+        f"{off:.1e}, expected at most {bound:.1e}: the copy computes with the original's layers (a closure or a bound "
+        "method keeps them)"
     )
 
 

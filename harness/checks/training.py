@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from harness.checks.comparison import compare, compare_buffers, compare_logits, sensitivity_of
+from harness.checks.comparison import compare, compare_buffers, sensitivity_of
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
@@ -39,12 +39,9 @@ def check_parity_train(bench: Workbench) -> None:
     reference = with_rates(bench, made, made.grafted[0], rates)
     for shape in _train_shapes(bench, made):
         others = bench.images(*shape, seed=63)
-        backward = len(others) not in (LARGE_BATCH, LARGE_BATCH_OF_TOKENS)
-        got_there = run(bench, made.subject, others, train=True, elements=elements, backward=backward)
-        expected = run(bench, reference.model, others, train=True, elements=elements, backward=backward)
-        (compare if backward else compare_logits)(
-            bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True
-        )
+        got_there = run(bench, made.subject, others, train=True, elements=elements)
+        expected = run(bench, reference.model, others, train=True, elements=elements)
+        compare(bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True)
     unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
     for name, buffer in unrecorded.buffers.items():
         assert relative(buffer, got.buffers[name]) <= CEILING, (
@@ -55,7 +52,7 @@ def check_parity_train(bench: Workbench) -> None:
 
 def _train_shapes(bench: Workbench, made: Transplant) -> tuple[tuple[int, int, int], ...]:
     """Batches that a training loop meets besides the usual one: the last of an epoch with one image, a large one, and
-    an odd size. The large one is looked at forward only: a batch's size has little to do with a backward pass.
+    an odd size.
 
     The statistics of one image need many places (here sixteen in the last stage), or rounding is amplified a
     million-fold.
