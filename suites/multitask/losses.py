@@ -130,11 +130,11 @@ def check_loss_weights(bench: Workbench) -> None:
     """``weights`` multiply each task's loss and nothing else; zero switches a task off."""
     outputs, targets = drawn(4)
     for weights in (
-        (2.0, 0.5, 0.2),
-        (1.0, 30.0, 0.2),
+        (2.0, 0.5, 0.25),
+        (1.0, 30.0, 0.25),
         (1.0, 0.5, 40.0),
         (0.0, 1.0, 1.0),
-        (0.3, 0.0, 0.7),
+        (0.25, 0.0, 0.75),
         (20.0, 0.5, 0.0),
     ):
         expected = combined(by_hand(outputs, targets), weights)
