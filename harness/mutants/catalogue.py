@@ -33,6 +33,7 @@ MUTANTS = (
     "process",
     "lifecycle",
     "regimes",
+    "callers",
     "draws",
     "transfer_frozen",
     "transfer_rates",
