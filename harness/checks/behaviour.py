@@ -178,7 +178,8 @@ def _expect_nothing_kept(bench: Workbench) -> None:
 
 
 def check_input_untouched(bench: Workbench) -> None:
-    """The input tensor is not modified, in eval and in train mode, with and without gradients."""
+    """The input tensor is not modified, in eval and in train mode, with and without gradients; nor are gradients."""
+    _expect_gradients_kept(bench)
     made = transplant(bench)
     for train in (False, True):
         for gradients in (False, True):
@@ -196,6 +197,19 @@ def check_input_untouched(bench: Workbench) -> None:
                 f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
                 f"{relative(images, kept):.1e} (an in-place operation on the input)"
             )
+
+
+def _expect_gradients_kept(bench: Workbench) -> None:
+    """A forward pass leaves the gradients that earlier passes have gathered."""
+    model = bench.small_copy().train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    bench.logits(model, bench.images(2, bench.small_side(), seed=35).float())
+    gone = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad == 1).all())]
+    assert not gone, (
+        f"{bench.who}: a forward pass in train mode changes or clears the gradients of {', '.join(gone[:5])}; expected "
+        "them to stay: micro-batches add up"
+    )
 
 
 def check_memory_format(bench: Workbench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,15 @@ from harness.checks.localise import locate
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.photographs import photographs
+from harness.randomness import ControlledRandomness
 from harness.transplant import CEILING, Grafted, Transplant, cotangent, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
 MARGIN = 20.0
 """How much more than the references' rounding is granted: correct implementations that sum in another order were
 within a factor of three, while one stage in half precision is off by a factor of a thousand and more."""
+MARGIN_TRAINING = 100.0
+"""The statistics of a small batch amplify rounding, and sums over it may be taken in several ways."""
 MARGIN_BFLOAT16 = 8.0
 """Under autocast implementations differ in which operations they keep in float32, each worth a factor of two or so."""
 EPSILON32 = 2.0**-23
@@ -34,6 +38,7 @@ def check_parity_float32(bench: Workbench) -> None:
 
     _judge(bench, forward, "float32", MARGIN, 4 * EPSILON32)
     _judge_gradients(bench)
+    _judge_training(bench)
 
 
 def check_parity_bfloat16(bench: Workbench) -> None:
@@ -88,6 +93,30 @@ def _judge_training_step(bench: Workbench) -> None:
     assert not lost, (
         f"{bench.who}: in train mode under bfloat16 autocast no gradient reaches {', '.join(lost[:5])}"
         f"{f' and {len(lost) - 5} more' if len(lost) > 5 else ''}; without autocast it does"
+    )
+
+
+def _judge_training(bench: Workbench) -> None:
+    """In train mode too, with every random draw answered: a network may not lower its precision to learn."""
+    made = transplant(bench)
+    elements, rates = regularisation(bench)
+    reference = with_rates(bench, made, made.grafted[0], rates)
+    images = bench.images(4, made.side, seed=13).float()
+
+    how: Literal["scaled", "identity"] = "identity" if elements == "identity" else "scaled"
+
+    def logits(model: nn.Module) -> Tensor:
+        single = copy.deepcopy(model).float() if model is not made.subject else _cast(bench, made, model)
+        with torch.no_grad(), ControlledRandomness(0.5, batch=len(images), elements=how, element_level=0.5):
+            return bench.logits(single.train(), images)
+
+    exact = run(bench, reference.model, images.double(), train=True, elements=elements, gradients=False).logits
+    theirs, ours = (rowwise(logits(model), exact) for model in (reference.model, made.subject))
+    bound = max(MARGIN_TRAINING * theirs, 4 * EPSILON32)
+    bench.notes.update(training_error=ours, training_bound=bound)
+    assert ours <= bound, (
+        f"{bench.who}: in float32 in train mode the logits are off by {ours:.1e} from the float64 ones, the "
+        f"reference's by {theirs:.1e}; expected at most {bound:.1e} (relative): it lowers its precision to learn"
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from harness.checks.comparison import compare
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import Draw, Recorded, Scope
@@ -91,6 +91,12 @@ def _depth(bench: Workbench, images: Tensor, per_sample: list[Draw]) -> None:
             f"{error:.1e}, expected at most {bound:.1e} (relative, float64): stochastic depth has other rates, drops "
             "the sum instead of the residual branch, or does not divide what it keeps by the probability of keeping it"
         )
+    levels = LEVELS if rowwise(ours(LEVELS), expected.logits) <= bound else mirrored
+    got, expected = (
+        run(bench, model, images, train=True, level=turned, elements="identity")
+        for model, turned in ((made.subject, levels), (reference.model, LEVELS))
+    )
+    compare(bench, made, reference, images, got, expected, (CEILING, CEILING), train=True)
 
 
 @torch.no_grad()
@@ -138,18 +144,34 @@ def _dropout(bench: Workbench, images: Tensor) -> None:
     levels = (kept - 0.01, kept + 0.01)
     theirs = [run(bench, reference.model, images, train=True, element_level=x, gradients=False).logits for x in levels]
 
-    def off(turn: Callable[[float], float]) -> float:
-        turned = (
-            run(bench, made.subject, images, train=True, element_level=turn(x), gradients=False).logits for x in levels
-        )
-        return max(rowwise(ours, there) for ours, there in zip(turned, theirs, strict=True))
+    def turned(level: float, mirrored: bool) -> float:
+        return 1 - level if mirrored else level  # rand > dropout, or rand < keep
 
-    error = off(lambda level: level)  # rand < keep
+    def off(mirrored: bool) -> float:
+        ours = (
+            run(bench, made.subject, images, train=True, element_level=turned(x, mirrored), gradients=False).logits
+            for x in levels
+        )
+        return max(rowwise(own, there) for own, there in zip(ours, theirs, strict=True))
+
+    error, mirrored = off(mirrored=False), False
     if error > CEILING:
-        error = min(error, off(lambda level: 1 - level))  # rand > dropout
+        error, mirrored = min((error, False), (off(mirrored=True), True))
     assert error <= CEILING, (
         f"{bench.who}: dropout does not keep an element with probability {kept:.4g} and set it to zero otherwise: the "
         f"logits differ from {reference.title} by {error:.1e}, expected at most {CEILING:.0e} (relative, float64)"
+    )
+    dropped = [  # every element: what feeds dropout alone gets no gradient
+        run(bench, model, images[:2], train=True, element_level=level)
+        for model, level in ((made.subject, turned(levels[1], mirrored)), (reference.model, levels[1]))
+    ]
+    reached = reference.alignment.to_reference({n: g for n, g in dropped[0].gradients.items() if g is not None})
+    still = {n for n, g in dropped[1].gradients.items() if g is not None and not bool(g.any())}
+    wrong = [n for n in still if n in reached and bool(reached[n].any())]
+    assert not wrong, (
+        f"{bench.who}: with every element dropped a gradient reaches "
+        f"{', '.join(', '.join(reference.alignment.subject_names(n)) for n in wrong[:3])}; expected none: dropout's "
+        "backward pass lets through what its forward pass sets to zero"
     )
 
 

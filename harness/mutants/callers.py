@@ -227,3 +227,54 @@ def scales_start_near_zero(model: Any) -> nn.Module:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.02)
     return model
+
+
+class ClearsGradients(ResNet):
+    """Forgets for its user."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.zero_grad(set_to_none=True)
+        return super().forward(x)
+
+
+def _gradients_gone(pair: Pair) -> float:
+    model = pair.faulty(CLASSES).double().train()
+    model(pair.images()).sum().backward()
+    model(pair.images())
+    return float(model.head.weight.grad is None)
+
+
+@mutant(
+    RESNET12,
+    "The forward pass clears gradients in train mode: of several micro-batches the last one counts",
+    check="input_untouched",
+    category="training",
+    evidence=_gradients_gone,
+)
+def gradients_cleared(model: Any) -> nn.Module:
+    return become(model, ClearsGradients)
+
+
+class MixedPrecision(ResNet):
+    """Trains under autocast, whoever calls."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.dtype is torch.float32):
+            return super().forward(x).to(x.dtype)
+
+
+def _in_float32(pair: Pair) -> float:
+    logits = [model.float().train()(pair.images().float()).detach() for model in pair.filled()]
+    return difference(logits[1], logits[0])
+
+
+@mutant(
+    RESNET12,
+    "Mixed precision is built in: in train mode it computes in bfloat16 where float32 was asked for",
+    check="parity_float32",
+    category="precision",
+    evidence=_in_float32,
+)
+def mixed_precision_built_in(model: Any) -> nn.Module:
+    return become(model, MixedPrecision)

@@ -159,3 +159,36 @@ def generator_started_anew(model: Any) -> nn.Module:
     for _, depth in of_type(model, StochasticDepth):
         become(depth, SeedsAnew)
     return model
+
+
+class ZeroedUnseen(StochasticDepth):
+    """Sets dropped branches to zero where autograd does not look."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        out = x / (1.0 - self.rate)
+        out.data.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(1.0 - self.rate))
+        return out
+
+
+def _gradient_of_the_stem(pair: Pair) -> float:
+    gradients = []
+    for model in pair.filled():
+        torch.manual_seed(0)
+        model.train()(pair.images(32)).sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None}["features.0.0.weight"])
+    return difference(gradients[1], gradients[0])
+
+
+@mutant(
+    EFFICIENTNET,
+    "Dropped branches are set to zero through .data: the backward pass treats them as kept",
+    check="stochastic",
+    category="stochastic",
+    evidence=_gradient_of_the_stem,
+)
+def dropped_branches_learn(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, ZeroedUnseen)
+    return model
