@@ -193,8 +193,11 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_the_weights_are_spoi
     assert all(t.isfinite().all() for t in weights(tmp_path / LAST).values())
 
 
-def test_autocast_trains(folder: Path, tmp_path: Path) -> None:
-    made = training(folder, tmp_path, epochs=1, autocast="bfloat16")
+def test_autocast_trains(tmp_path: Path) -> None:
+    # At 64 px P6 has one cell. For a 3x3 convolution with stride 2 on one cell torch 2.14 leaves parts of the weight's
+    # gradient unwritten in bfloat16 on processors with AVX512_BF16.
+    write(tmp_path, "coco", train=8, val=3, side=160)
+    made = training(tmp_path, tmp_path / "run", replace(SMALL, side=160), epochs=1, autocast="bfloat16")
     assert made.run()
     assert all(t.dtype == torch.float32 for t in made.model.state_dict().values() if t.is_floating_point())
 
