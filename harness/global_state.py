@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +33,9 @@ def settings() -> dict[str, Any]:
         "math attention": torch.backends.cuda.math_sdp_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),
         "anomaly detection": torch.is_anomaly_enabled(),
+        "cyclic garbage collection": gc.isenabled(),
+        "level below which logging is disabled": logging.root.manager.disable,
+        "working directory": os.getcwd(),
         "silenced warnings": sum(_silences_all(f) for f in warnings.filters),
     }
 
@@ -105,3 +111,7 @@ def restore(before: Mapping[str, Any]) -> None:
     torch.backends.cuda.enable_math_sdp(before["math attention"])
     torch.set_autocast_enabled("cpu", before["autocast"])
     torch.autograd.set_detect_anomaly(before["anomaly detection"])
+    (gc.enable if before["cyclic garbage collection"] else gc.disable)()
+    logging.disable(before["level below which logging is disabled"])
+    if os.getcwd() != before["working directory"]:
+        os.chdir(before["working directory"])

@@ -165,6 +165,7 @@ _ANSWERS: dict[Any, _Answer] = {
     aten.bernoulli.p: ControlledRandomness._answer_bernoulli,
     aten.uniform_.default: ControlledRandomness._answer_uniform_in_place,
     aten.rand.default: ControlledRandomness._answer_rand,
+    aten.rand.generator: ControlledRandomness._answer_rand,
     aten.rand_like.default: ControlledRandomness._answer_rand,
     aten.normal_.default: ControlledRandomness._answer_normal_in_place,
     aten.randn.default: ControlledRandomness._answer_randn,

@@ -23,6 +23,7 @@ SHARED = {
     "shapes": "shapes",
     "shapes_on_values": "shapes",
     "global_state": "state",
+    "device": "device",
     "initialisation": "initialisation",
     "scale": "behaviour",
     "gradients": "gradients",

@@ -309,6 +309,14 @@ def _expect_training_restored(bench: Workbench) -> None:
         f"{bench.who}: after eval() and train() a pass in train mode draws {len(later)} times, before {len(draws)}: "
         "dropout or stochastic depth is switched off, or changed, for good"
     )
+    model.requires_grad_(False)
+    model.eval()
+    model.train()
+    thawed = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert not thawed, (
+        f"{bench.who}: eval() and train() make {', '.join(thawed[:5])} trainable, which the caller had frozen by "
+        "requires_grad_(False); expected a mode to leave that alone"
+    )
 
 
 def _expect_norms_to_freeze(bench: Workbench) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from harness.checks.curvature import expect_curvature
 from harness.checks.reach import expect_reach
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise, noise
@@ -92,6 +93,7 @@ def check_gradcheck(bench: Workbench) -> None:
         "cut, scaled or custom"
     )
     _expect_linear(bench, model, images)
+    expect_curvature(bench)
 
 
 def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:

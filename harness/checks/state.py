@@ -50,6 +50,7 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
     _expect_copy_apart(bench, second, images, expected)
+    _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
 
 
 def _expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -87,6 +88,23 @@ def _expect_copy_apart(bench: Workbench, model: nn.Module, images: Tensor, expec
         f"{bench.who}: after the original's parameters were changed, the logits of its deep copy are off by "
         f"{off:.1e}, expected at most {bound:.1e}: the copy computes with the original's layers (a closure or a bound "
         "method keeps them)"
+    )
+
+
+def _expect_assigned(
+    bench: Workbench, model: nn.Module, tensors: Mapping[str, Any], images: Tensor, expected: Tensor
+) -> None:
+    """A state that is assigned, not copied (how models built on the meta device get their weights), is used."""
+    given = {n: t.clone() if isinstance(t, Tensor) else t for n, t in tensors.items()}
+    try:
+        model.load_state_dict(given, assign=True)
+    except Exception as error:  # a load_state_dict of its own that knows no such keyword
+        bench.notes["assign"] = f"not taken ({type(error).__name__})"
+        return
+    off, bound = rowwise(_forward(bench, model, images), expected), _bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: after load_state_dict(assign=True) the logits are off by {off:.1e}, expected at most "
+        f"{bound:.1e}: the forward pass uses tensors that were taken from its parameters before"
     )
 
 

@@ -11,7 +11,7 @@ from harness.checks.comparison import compare
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import Draw, Recorded, Scope
-from harness.transplant import CEILING, bounded, put_back, rowwise, run, transplant
+from harness.transplant import CEILING, bounded, cotangent, put_back, relative, rowwise, run, transplant
 from harness.workbench import Workbench, seeded
 
 LEVELS = (0.5, 0.99937, 0.98537, 0.96037, 0.93037, 0.90037, 0.87037, 0.84037)
@@ -61,6 +61,8 @@ def check_stochastic(bench: Workbench) -> None:
         )
     if drawn:
         _expect_seed_to_decide(bench, made.subject, images)
+        _expect_gradients_of_what_was_drawn(bench, made.subject, images)
+        _expect_usual_dropout(bench, elementwise)
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if per_sample:
         _depth(bench, images, per_sample)
@@ -130,6 +132,51 @@ def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -
     finally:
         model.eval()
         put_back(model, buffers)
+
+
+def _expect_gradients_of_what_was_drawn(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """With torch's own draws, gradients don't depend on where the generator stands when the backward pass begins.
+
+    Activations that are computed anew in the backward pass (checkpointing) have to meet the draws of the forward pass.
+    """
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    seen = []
+    try:
+        for later in (56, 57):
+            model.train().zero_grad(set_to_none=True)
+            with LiftFloat32():
+                with seeded(1000 * bench.seed + 55):
+                    logits = bench.logits(model, images)
+                with seeded(1000 * bench.seed + later):
+                    bench.backward(logits, cotangent(bench, logits))
+            seen.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+            put_back(model, buffers)
+    finally:
+        model.eval().zero_grad(set_to_none=True)
+        put_back(model, buffers)
+    one, other = seen
+    least = 1e-6 * max((g.norm().item() for g in one.values()), default=0.0)
+    for name, gradient in one.items():
+        error = relative(other[name], gradient, max(gradient.norm().item(), least)) if name in other else 1.0
+        assert error <= CEILING, (
+            f"{bench.who}: in train mode the gradient of {name} changes by {error:.1e} where only the generator's "
+            f"state between the forward and the backward pass differs; expected at most {CEILING:.0e}: the backward "
+            "pass draws other numbers than the forward pass did (checkpointing with preserve_rng_state=False)"
+        )
+
+
+def _expect_usual_dropout(bench: Workbench, elementwise: list[Draw]) -> None:
+    """Where the published network is built without dropout, a factory may have the rate that it was trained with."""
+    facts = bench.architecture.facts
+    if facts.get("dropout") != 0.0 or "trained_dropout" not in facts:
+        return
+    for draw in elementwise:
+        if draw.probability is not None:
+            rate = 1.0 - draw.probability
+            assert rate <= facts["trained_dropout"] + 1e-9, (
+                f"{bench.who}: as built by default it drops elements with probability {rate:.4g} in train mode; "
+                f"expected 0, or {facts['trained_dropout']:.4g} as in its published training"
+            )
 
 
 def _dropout(bench: Workbench, images: Tensor) -> None:

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from harness.checks.comparison import compare, compare_buffers, sensitivity_of
+from harness.checks.comparison import compare, compare_buffers, compare_logits, sensitivity_of
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
 from harness.transplant import CEILING, Transplant, load, relative, run, state, transplant
 from harness.workbench import Workbench
 
-LARGE_BATCH = 66
-"""Two more than the sizes (16, 32, 64) at which statistics are split over parts of a batch."""
+LARGEST_BATCH = 130
+"""Two more than the sizes (16, 32, 64, 128) at which statistics are split over parts of a batch; forward only."""
+LARGE_BATCH = 34
+"""With gradients, which cost more."""
 LARGE_BATCH_OF_TOKENS = 17
-"""The same for networks without statistics over a batch, whose passes cost more."""
+"""The same for networks without statistics over a batch, whose passes cost more still."""
 
 
 def check_parity_train(bench: Workbench) -> None:
@@ -42,6 +44,13 @@ def check_parity_train(bench: Workbench) -> None:
         got_there = run(bench, made.subject, others, train=True, elements=elements)
         expected = run(bench, reference.model, others, train=True, elements=elements)
         compare(bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True)
+    if bench.architecture.patch is None:
+        many = bench.images(LARGEST_BATCH, bench.architecture.minimum_size, bench.architecture.minimum_size, seed=65)
+        got_there, expected = (
+            run(bench, model, many, train=True, elements=elements, gradients=False)
+            for model in (made.subject, reference.model)
+        )
+        compare_logits(bench, made, reference, many, got_there, expected, (CEILING, CEILING), train=True)
     unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
     for name, buffer in unrecorded.buffers.items():
         assert relative(buffer, got.buffers[name]) <= CEILING, (

@@ -35,6 +35,8 @@ MUTANTS = (
     "regimes",
     "callers",
     "draws",
+    "moves",
+    "derivatives",
     "transfer_frozen",
     "transfer_rates",
     "transfer_modes",

@@ -194,3 +194,23 @@ class Shrinking(ResNet):
 )
 def shrunk_in_training(model: Any) -> nn.Module:
     return become(model, Shrinking)
+
+
+class GhostNorm(nn.BatchNorm2d):
+    """Normalises parts of 128 images each by themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super(GhostNorm, self).forward(part) for part in x.split(128)])
+
+
+@mutant(
+    RESNET12,
+    "Batches over 128 are normalised in parts of 128",
+    check="parity_train",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (130, 3, 32, 32)),
+)
+def ghost_batches_of_128(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, GhostNorm)
+    return model

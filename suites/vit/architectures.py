@@ -13,6 +13,8 @@ from harness.architecture import Architecture, Family
 from reference.library import Reference
 
 _PAPER = "Dosovitskiy et al. 2021, Table 1 (arXiv:2010.11929)"
+_TRAINED = {"trained_dropout": 0.1}
+"""The largest rate of Table 3, for training on ImageNet; the authors' code fine-tunes without any."""
 
 
 def _vit(
@@ -45,7 +47,15 @@ def _vit(
         default=default,
         large=large,
         source=source,
-        facts={"layers": layers, "heads": heads, "mlp_width": 4 * width, "dropout": 0.0, "norm_eps": 1e-6, **facts},
+        facts={
+            "layers": layers,
+            "heads": heads,
+            "mlp_width": 4 * width,
+            "dropout": 0.0,
+            "norm_eps": 1e-6,
+            **_TRAINED,
+            **facts,
+        },
     )
 
 
@@ -130,5 +140,5 @@ FAMILY = Family(
     architectures=(VIT_B_16, VIT_B_32, VIT_L_16, VIT_L_32, VIT_H_14, VIT_TINY_8),
     model="suites.vit.model",
     references=_references,
-    properties=("attention", "patch_order"),
+    properties=("attention", "sharp_attention", "patch_order"),
 )

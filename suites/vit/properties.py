@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.transplant import Grafted, Transplant, load, relative, run, state, transplant
@@ -18,6 +19,8 @@ from harness.workbench import Workbench
 
 ROUNDING = 1e-8
 """Reordering attention's sums changes float64 results by about 1e-15 a layer; a mask changes them visibly."""
+SHARP = 30.0
+"""Queries and keys of order one become dot products of order a thousand."""
 VISIBLE = 1e-6
 """Least relative change of the logits when position embeddings of order one are exchanged."""
 
@@ -106,6 +109,37 @@ def check_attention(bench: Workbench) -> None:
     assert total == layers * heads * len(images), (
         f"{bench.who}: attends in {total / len(images) / layers:g} heads per layer; expected {heads} "
         f"({bench.architecture.source})"
+    )
+
+
+def check_sharp_attention(bench: Workbench) -> None:
+    """In float32, logits and gradients stay finite where attention is nearly one-hot, as it becomes in long training.
+
+    Scales of all norms are raised until dot products of queries and keys lie far beyond 89, whose exponential float32
+    can't hold: a softmax has to subtract the row's maximum first.
+    """
+    made = transplant(bench)
+    grafted = made.grafted[0]
+    published = state(grafted.model)
+    scales = [f"{n}.weight" for n, m in grafted.model.named_modules() if isinstance(m, nn.LayerNorm)]
+    raised = {**published, **{n: SHARP * published[n] for n in scales}}
+    images = bench.images(2, made.side, seed=62).float()
+
+    def infinite(model: nn.Module, values: Mapping[str, Tensor]) -> list[str]:
+        load(model, values)
+        logits = bench.logits(model, images)
+        bench.backward(logits.sum())
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return [n for n, t in {"the logits": logits, **gradients}.items() if not bool(torch.isfinite(t).all())]
+
+    single = bench.small_copy().float().eval().requires_grad_(True)
+    if infinite(copy.deepcopy(grafted.model).float(), raised):
+        pytest.skip(f"{grafted.title} itself overflows under these weights")
+    found = infinite(single, grafted.alignment.to_subject(raised))
+    assert not found, (
+        f"{bench.who}: in float32 under norms {SHARP:g} times as large {', '.join(found[:3])} "
+        f"{'is' if len(found) == 1 else 'are'} not finite, where those of {grafted.title} are; expected finite "
+        "numbers: a softmax without the row's maximum subtracted overflows at dot products of 89"
     )
 
 
