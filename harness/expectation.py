@@ -2,7 +2,7 @@
 
 A network may write its dropout by hand: ``x * (torch.rand_like(x) >= p) / (1 - p)``. Put in the place of such a mask,
 its expectation (here 1 - p) makes the whole the identity exactly where what is kept is rescaled rightly, whichever
-the spelling: a comparison, ``floor(keep + rand)``, a product, ``where`` or ``masked_fill``.
+the spelling: a comparison, ``floor(keep + rand)``, ``ceil(rand - p)``, ``heaviside``, a product, ``where`` or ``masked_fill``.
 """
 
 from __future__ import annotations
@@ -50,9 +50,13 @@ class Expectations:
         other = _number(args[1]) if len(args) > 1 else None
         if func is aten.floor.default:
             return torch.full_like(drawn, low)
-        if func is aten.floor_.default:
+        if func is aten.ceil.default:
+            return torch.full_like(drawn, low + 1)
+        if func in (aten.floor_.default, aten.ceil_.default):
             del self._uniforms[id(drawn)]
-            return drawn.fill_(low)
+            return drawn.fill_(low if func is aten.floor_.default else low + 1)
+        if func is aten.heaviside.default:
+            return torch.full_like(drawn, min(max(low + 1, 0.0), 1.0))
         if func in (aten.detach.default, aten.clone.default, aten._to_copy.default):
             return self._moved(func(*args, **kwargs), low)
         if other is None:
