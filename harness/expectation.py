@@ -2,7 +2,8 @@
 
 A network may write its dropout by hand: ``x * (torch.rand_like(x) >= p) / (1 - p)``. Put in the place of such a mask,
 its expectation (here 1 - p) makes the whole the identity exactly where what is kept is rescaled rightly, whichever
-the spelling: a comparison, ``floor(keep + rand)``, ``ceil(rand - p)``, ``heaviside``, a product, ``where`` or ``masked_fill``.
+the spelling: a comparison, ``floor(keep + rand)``, ``ceil(rand - p)``, ``heaviside``, a product, ``where`` or
+``masked_fill``.
 """
 
 from __future__ import annotations

@@ -63,7 +63,15 @@ def run_suites(task: Task, order: Order) -> Iterator[Event]:
         environment = {"OMP_NUM_THREADS": str(len(cores) or order.cpus)}
         directory = Path(order.directory or Path.cwd())
         lines: list[str] = []
-        for event in run(task, order.options, directory=directory, timeout=order.timeout, environment=environment):
+        begun = run(
+            task,
+            order.options,
+            directory=directory,
+            timeout=order.timeout,
+            environment=environment,
+            forked=not order.gpus,
+        )
+        for event in begun:
             if isinstance(event, Rows):
                 lines += event.lines
             elif order.results_url:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.store import RECORDS
+from harness.sweep import warm
 from harness.sweep.events import Ended, Event, Rows
 from harness.sweep.task import Task
 
@@ -22,15 +23,15 @@ REFUSED = (3, 4, 5)
 """pytest's exit codes for an internal error, a request without sense, and no test at all."""
 
 
-def command(task: Task, options: Sequence[str], results: Path) -> list[str]:
-    """The command line of a task: ``options`` are the sweep's, without files and folders.
+def arguments(task: Task, options: Sequence[str], results: Path) -> list[str]:
+    """What pytest is given for a task: ``options`` are the sweep's, without files and folders.
 
     Where architectures were chosen by glob, or from a library's list, the one of the task is named instead: a process
     need not list the whole of a library to run a part.
     """
     narrowed = task.leaves_rows and (task.suite == "zoo" or any(o.split("=")[0] == "--arch" for o in options))
     return [
-        *(sys.executable, "-m", "pytest", "-p", "harness.sweep.leash", "-p", "no:cacheprovider"),
+        *("-p", "harness.sweep.leash", "-p", "no:cacheprovider"),
         *(case.test for case in task.cases),
         *options,
         *([f"--arch={task.architecture}"] if narrowed else []),
@@ -46,21 +47,17 @@ def run(
     directory: Path,
     timeout: float,
     environment: Mapping[str, str] | None = None,
+    forked: bool = False,
 ) -> Iterator[Event]:
     """Run a task in ``directory``; yields its rows and, last, how it ended. Nothing is left running.
 
-    ``timeout`` seconds are for the whole of it, on top of the ``--timeout`` that each test has.
+    ``timeout`` seconds are for the whole of it, on top of the ``--timeout`` that each test has. With ``forked`` the
+    process comes from one that has imported the libraries (see `harness.sweep.warm`).
     """
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder, tempfile.TemporaryFile() as output:
-        results = Path(folder) / "results"
-        process = subprocess.Popen(
-            command(task, options, results),
-            cwd=directory,
-            env={**os.environ, **(environment or {})},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        results, output = Path(folder) / "results", Path(folder) / "output"
+        begin = _fork if forked else _spawn
+        process = begin(arguments(task, options, results), output, directory, environment or {})
         end, reason, read = time.monotonic() + timeout, "", 0
         try:
             while process.poll() is None:
@@ -79,12 +76,34 @@ def run(
         _, rows = _new_rows(results, read)
         if rows:
             yield rows
-        output.seek(0)
-        said = output.read().decode("utf-8", "replace")
+        said = output.read_bytes().decode("utf-8", "replace") if output.exists() else ""
     if reason:
         yield Ended(reason=reason)
     else:
         yield Ended(reason=_reason(code, said), failed=code == 1, hopeless=code in REFUSED)
+
+
+def _spawn(
+    given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes] | warm.Forked:
+    with output.open("wb") as written:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", *given],
+            cwd=directory,
+            env={**os.environ, **environment},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _fork(
+    given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes] | warm.Forked:
+    try:
+        return warm.start(given, output, directory, environment)
+    except OSError:  # no fork on this system, or no memory for a server: an ordinary process will say what is wrong
+        return _spawn(given, output, directory, environment)
 
 
 def _new_rows(results: Path, read: int) -> tuple[int, Rows | None]:

@@ -12,7 +12,7 @@ from harness.subjects import RequestError
 from harness.sweep.__main__ import main
 from harness.sweep.cores import core_sets, pinned
 from harness.sweep.plan import collect, plan
-from harness.sweep.process import command
+from harness.sweep.process import arguments
 from harness.sweep.shard import shard_name, write_shard
 from harness.sweep.staging import ROOT, absolute, staged
 from harness.sweep.survey import Facts, differences, probe
@@ -63,7 +63,7 @@ def test_the_list_is_pytests_own_and_the_same_each_time() -> None:
     assert task.key == "resnet/model:resnet18-conformance"
     assert [c.check for c in task.cases] == ["shapes", "shapes_on_values"]
     assert plan(collect(asked, ROOT)[1]) == (task,)
-    line = command(task, options, Path("there"))
+    line = arguments(task, options, Path("there"))
     assert [part for part in line if part.startswith("suites/")] == [c.test for c in task.cases]
     assert line[-2:] == ["--arch=resnet18", "--results=there"]
 
