@@ -42,7 +42,7 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         raise AssertionError(
             f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
         ) from error
-    _expect_strict(bench, second, {**loaded, **extra})
+    expect_strict(bench, second, {**loaded, **extra})
     got, bound = _forward(bench, second, images), _bound(bench)
     off = rowwise(got, expected)
     assert off <= bound, (
@@ -53,7 +53,8 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
     _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
 
 
-def _expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
+def expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape."""
     name = next(n for n in tensors if n in dict(model.named_parameters()))
     longer = torch.cat([tensors[name].flatten(), tensors[name].flatten()[:1]])
     wrong = {

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchvision.ops import StochasticDepth
 
 from harness.mutants.mutant import rewritten
 from harness.mutants.recipes import (
@@ -244,7 +245,7 @@ class FixedNorm(nn.Module):
         return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
 
 
-@rewritten(FEATURE_EXTRACTION, "BatchNorm replaced by a norm without statistics to move, and dropout at 0")
+@rewritten(FEATURE_EXTRACTION, "BatchNorm replaced by a norm without statistics to move, and rates of dropping at 0")
 def norms_replaced(
     model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
 ) -> Optimizer:
@@ -252,7 +253,7 @@ def norms_replaced(
     model.requires_grad_(False)
     last.requires_grad_(True)
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Dropout:
+        if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0
         elif isinstance(module, nn.BatchNorm2d):
             model.set_submodule(name, FixedNorm(module))

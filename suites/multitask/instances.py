@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import WIDEST
-from harness.global_state import draw, expect_seeds_to_hold, generators
+from harness.checks.state import expect_strict
+from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
 from harness.subjects import first_line
 from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
@@ -17,13 +18,20 @@ OTHER_CLASSES = 7
 
 
 def check_instances(bench: Workbench) -> None:
-    """Two networks built after different seeds start differently, with finite weights of a customary size, and leave
-    the caller's seed alone; with ``num_classes=7`` the class logits have seven columns."""
-    built, drawn = [], []
-    for seed in (1, 2):
-        with generators(bench.seed + seed):
-            built.append(network(bench, seeding=False))
-            drawn.append(draw())
+    """Two networks built after different seeds start differently, with finite weights of a customary size.
+
+    They leave the caller's seed and the settings of the process alone; with ``num_classes=7`` the class logits have
+    seven columns.
+    """
+    before, built, drawn = settings(), [], []
+    try:
+        for seed in (1, 2):
+            with generators(bench.seed + seed):
+                built.append(network(bench, seeding=False))
+                drawn.append(draw())
+            expect_settings(bench.who, before, "building it")
+    finally:
+        restore(before)
     expect_seeds_to_hold(bench.who, drawn, "building it")
     first, second = built
     for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -45,7 +53,7 @@ def check_instances(bench: Workbench) -> None:
 
 def check_task_memory(bench: Workbench) -> None:
     """A second instance with the first one's ``state_dict`` gives the same outputs, and so does the first one after
-    other images, though they lie in the same memory."""
+    other images, though they lie in the same memory. A state of another network is refused."""
     model, second = live(bench), network(bench).double().eval()
     one, two = bench.images(2, 64, seed=1), bench.images(2, 64, seed=2)
     expected = {images: _answers(bench, model, given) for images, given in (("first", one), ("second", two))}
@@ -56,6 +64,7 @@ def check_task_memory(bench: Workbench) -> None:
         raise AssertionError(
             f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
         ) from error
+    expect_strict(bench, second, saved)
     for task, there in _answers(bench, second, one).items():
         off = relative(there, expected["first"][task])
         assert off < GUARD, (

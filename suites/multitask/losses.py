@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -23,6 +23,7 @@ usual) moves a cosine by as much; what is wrong shows above 1e-3."""
 EXACT = 1e-9
 """The same where no cosine is involved, as in the gradients of class logits and boxes: below what float32 leaves
 (3e-8), above what float64 does, and a guard of 1e-12 in a logarithm."""
+SURE = 1e3
 WIDTHS = (10, 4, 128)
 OUT_OF_RANGE = (10, -1)
 """Not -100, which `torch.nn.CrossEntropyLoss` leaves out as its documented default."""
@@ -124,6 +125,35 @@ def check_loss_value(bench: Workbench) -> None:
         expected = combined(by_hand(outputs, targets))
         what = f"for a batch of {batch} and embedding targets of length {float(targets[2].norm(dim=1).mean()):.2g}"
         _assert_same(bench, what, loss(bench, outputs, targets), expected, outputs)
+    _assert_finite_for_sure_answers(bench)
+    _assert_dtype_of_outputs(bench)
+
+
+def _assert_finite_for_sure_answers(bench: Workbench) -> None:
+    """Logits of some thousands, whose exponential float64 can't hold, as float32 can't hold that of 89."""
+    outputs, targets = drawn(5, seed=3)
+    sure = Outputs(*((SURE * o if task == "classes" else o).detach().requires_grad_() for task, o in _named(outputs)))
+    value = loss(bench, sure, targets)
+    gradients = [g for g in _gradients(value, sure) if g is not None]
+    finite = all(bool(t.isfinite().all()) for t in (value, *gradients))
+    assert finite, (
+        f"{bench.who}: for class logits up to {float(sure.classes.abs().max()):.0f} the loss is "
+        f"{float(value.detach()):.4g}, or a gradient is not finite; expected finite numbers (log_softmax or logsumexp, "
+        "not the logarithm of a sum of exponentials)"
+    )
+
+
+def _assert_dtype_of_outputs(bench: Workbench) -> None:
+    outputs, (classes, box, embedding) = drawn(2)
+    single = Outputs(*(o.detach().float().requires_grad_() for o in outputs))
+    value = bench.subject.factory(single, (classes, box.float(), embedding.float()))
+    assert value.dtype is torch.float32, (
+        f"{bench.who}: gave {value.dtype} for float32 outputs and targets; expected float32"
+    )
+
+
+def _named(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
+    return zip(TASKS, outputs, strict=True)
 
 
 def check_loss_weights(bench: Workbench) -> None:

@@ -263,7 +263,7 @@ def check_linear_heads(bench: Workbench) -> None:
 
 
 def check_embedding_norm(bench: Workbench) -> None:
-    """Every embedding has length one: alone and in a batch, for loud and faint images."""
+    """Every embedding has length one: alone and in a batch, for loud and faint images; what is zero stays finite."""
     model = live(bench)
     with torch.no_grad():
         for batch, gain in ((1, 1.0), (3, 1.0), (3, 30.0), (2, 0.03)):
@@ -272,6 +272,14 @@ def check_embedding_norm(bench: Workbench) -> None:
             assert worst < GUARD, (
                 f"{bench.who}: embeddings of a batch of {batch} have lengths {_numbers(lengths)}; expected 1 each"
             )
+        dead = network(bench).double().eval()
+        for parameter in dead.parameters():
+            parameter.zero_()
+        embedding = outputs(bench, dead, bench.images(2, 64))["embedding"]
+        assert bool(embedding.isfinite().all()), (
+            f"{bench.who}: where the embedding's layer gives zeros, dividing by their length gives "
+            f"{float(embedding.flatten()[0])}; expected finite numbers, as torch.nn.functional.normalize gives"
+        )
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

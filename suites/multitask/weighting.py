@@ -78,6 +78,7 @@ def check_weighted_sum(bench: Workbench) -> None:
         ((0.0, 0.0, 0.0), (0.7, 2.0, 0.1), True),
         ((1.0, -2.0, 0.5), (0.7, 2.0, 0.1), False),
         ((-3.0, 3.0, 0.0), (0.01, 50.0, 7.0), True),
+        ((-6.0, 6.0, 5.0), (0.02, 300.0, 90.0), True),
     ):
         given_losses = torch.tensor(some, dtype=torch.float64, requires_grad=True)
         module.train(train)

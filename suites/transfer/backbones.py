@@ -1,7 +1,8 @@
 """Small networks that recipes are judged on, with the order of their layers written down rather than worked out.
 
 They differ in what a recipe can trip over: BatchNorm's statistics, LayerNorm, parameters that belong to no submodule,
-a head inside a container, dropout, a weight that two layers share, a library's own grouping, more than ten blocks.
+a head inside a container, dropout, stochastic depth, a weight that two layers share, a library's own grouping, more
+than ten blocks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from harness.subjects import SubjectError
 from harness.workbench import seeded
@@ -103,6 +105,30 @@ class DeepNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class OwnNorm(nn.BatchNorm2d):
+    """BatchNorm under a name of its own, as libraries fuse it with an activation."""
+
+
+class StochasticNet(nn.Module):
+    """Three residual blocks, half of whose branches are dropped in train mode; all of it, head included, in ``net``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        branches = [nn.Sequential(nn.Conv2d(6, 6, 3, 1, 1, bias=False), OwnNorm(6), nn.ReLU()) for _ in range(3)]
+        self.net = nn.Module()
+        self.net.stem = nn.Sequential(nn.Conv2d(3, 6, 8, 8, bias=False), OwnNorm(6), nn.ReLU())
+        self.net.blocks = nn.ModuleList(nn.Sequential(b, StochasticDepth(0.5, "row")) for b in branches)
+        self.net.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) -> (batch, 5)."""
+        x = self.net.stem(x)  # type: ignore[operator]
+        for block in self.net.blocks:  # type: ignore[union-attr]
+            x = x + block(x)
+        logits: Tensor = self.net.fc(x.mean((2, 3)))  # type: ignore[operator]
+        return logits
+
+
 def _vit() -> nn.Module:
     from suites.vit.model import VisionTransformer
 
@@ -168,6 +194,12 @@ DEEP = Backbone(
     build=DeepNet,
     head="head",
     layers=(("stem",), *((f"blocks.{i}",) for i in range(12)), ("head",)),
+)
+STOCHASTIC = Backbone(
+    name="a network with stochastic depth, inside another module",
+    build=StochasticNet,
+    head="net.fc",
+    layers=(("net.stem",), *((f"net.blocks.{i}",) for i in range(3)), ("net.fc",)),
 )
 PLAIN = (CONVNET, TORCHVISION_VIT, TIMM_RESNET)
 """Without randomness in train mode."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, PLAIN, TIMM_RESNET, Backbone
+from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, PLAIN, STOCHASTIC, TIMM_RESNET, Backbone
 from suites.transfer.training import CONTRACT, Plan, some
 
 
@@ -18,7 +18,7 @@ def check_frozen(bench: Workbench) -> None:
     Through two steps in each phase, in train mode, with momentum and weight decay, on batches whose brightness changes.
     What trains is the recipe's to say, but for `feature_extraction`, where it is the head.
     """
-    for backbone in (*PLAIN, DROPOUT):
+    for backbone in (*PLAIN, DROPOUT, STOCHASTIC):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             held = _held(plan) if bench.architecture.name != "feature_extraction" else _outside_head(plan)
@@ -60,10 +60,12 @@ def _held(plan: Plan) -> list[str]:
 def check_frozen_features(bench: Workbench) -> None:
     """While only the head trains, what enters it is the same in train mode as in eval mode, and carries no graph.
 
-    BatchNorm would use the batch's statistics, and a graph would keep the backbone's activations. Dropout has to be off
-    as well where the features are all that is left of the backbone; other recipes may drop there while it is frozen.
+    BatchNorm would use the batch's statistics, and a graph would keep the backbone's activations. Dropout and
+    stochastic depth have to be off as well where the features are all that is left of the backbone; other recipes may
+    drop there while it is frozen.
     """
-    for backbone in (CONVNET, TIMM_RESNET, *((DROPOUT,) if bench.architecture.name == "feature_extraction" else ())):
+    random = (DROPOUT, STOCHASTIC) if bench.architecture.name == "feature_extraction" else ()
+    for backbone in (CONVNET, TIMM_RESNET, *random):
         plan = Plan(bench, backbone)
         if bench.architecture.name == "gradual_unfreezing" and any(not backbone.in_head(n) for n in plan.trainable()):
             continue
@@ -75,7 +77,7 @@ def check_frozen_features(bench: Workbench) -> None:
         worst = float((got - expected).detach().abs().max())
         assert worst == 0.0, (
             f"{plan.who}: in train mode the features that enter the head differ from eval mode by {worst:.1e}; "
-            "expected none: BatchNorm's statistics of the batch, or dropout, act in the frozen backbone"
+            "expected none: BatchNorm's statistics of the batch, dropout or stochastic depth act in the frozen backbone"
         )
         assert not got.requires_grad, (
             f"{plan.who}: the features that enter the head carry a graph of the backbone; expected none, since nothing "

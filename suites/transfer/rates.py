@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, DEEP, PLAIN, TIED
+from suites.transfer.backbones import CONVNET, DEEP, PLAIN, STOCHASTIC, TIED, TORCHVISION_VIT
 from suites.transfer.probe import decays, rates
-from suites.transfer.training import LR, MOMENTUM, WEIGHT_DECAY, Plan, some
+from suites.transfer.training import LR, MOMENTUM, WEIGHT_DECAY, Plan, momentum_sgd, some
 
+DEFAULT_DECAY = 0.03
 EQUAL = 1 + 1e-6
 """Two measured rates are the same up to this factor: they are read off a float64 step, where rounding is 1e-16."""
 SPARE_VECTORS = ("two_learning_rates", "gradual_unfreezing", "layerwise_decay")
@@ -25,7 +26,7 @@ def check_groups(bench: Workbench) -> None:
 
     Recipes that train everything leave nothing frozen in their last phase; `feature_extraction` trains the head alone.
     """
-    for backbone in (*PLAIN, TIED):
+    for backbone in (*PLAIN, TIED, STOCHASTIC):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             listed = [p for group in plan.optimizer.param_groups for p in group["params"]]
@@ -55,6 +56,28 @@ def check_groups(bench: Workbench) -> None:
             f"{'the head' if len(expected) < len(names) else 'every parameter'} to"
         )
         assert got <= expected, f"{plan.who}: {some(sorted(got - expected))} trains; expected the head alone"
+    _assert_same_order(bench)
+
+
+def _assert_same_order(bench: Workbench) -> None:
+    """Two applications list the parameters in the same order, by which an optimizer's state is saved and loaded.
+
+    Sets of parameters are ordered by where these lie in memory: here some forty, of which no two networks share one.
+    """
+    first, second = (Plan(bench, TORCHVISION_VIT, seed=seed) for seed in (0, 1))  # both are alive at once
+    for phase, _ in zip(first.phases(), second.phases(), strict=False):
+        one, other = (_order(plan) for plan in (first, second))
+        off = [(a, b) for a, b in zip(one, other, strict=True) if a != b] if len(one) == len(other) else [(one, other)]
+        assert not off, (
+            f"{first.who}: in phase {phase} the optimizer of one network lists {off[0][0]} where that of another lists "
+            f"{off[0][1]}; expected the same order each time (a set of parameters has none), or a state that is loaded "
+            "goes to the wrong ones"
+        )
+
+
+def _order(plan: Plan) -> list[str]:
+    names = {id(p): n for n, p in plan.given.named_parameters()}
+    return [names.get(id(p), "a stranger") for group in plan.optimizer.param_groups for p in group["params"]]
 
 
 def check_learns(bench: Workbench) -> None:
@@ -126,7 +149,10 @@ def check_rates(bench: Workbench) -> None:
     than the head, `gradual_unfreezing` has at least three rates, and `layerwise_decay` another one for each layer.
     """
     name = bench.architecture.name
-    for backbone in (*PLAIN, DEEP):
+    nested = (
+        (STOCHASTIC,) if name == "two_learning_rates" else ()
+    )  # others may take what the network is made of as layers
+    for backbone in (*PLAIN, DEEP, *nested):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             measured = rates(plan)
@@ -172,14 +198,20 @@ def _distinct(values: list[float]) -> int:
     return 1 + sum(b > a * EQUAL for a, b in pairwise(ordered))
 
 
+def decaying_sgd(groups: Any, **keywords: Any) -> torch.optim.Optimizer:
+    """As `momentum_sgd`, and with weight decay of its own where a group says nothing, as AdamW has."""
+    return momentum_sgd(groups, **{"weight_decay": DEFAULT_DECAY, **keywords})
+
+
 def check_decay_groups(bench: Workbench) -> None:
     """With weight decay, a gradient of zero shrinks the matrices and filters, and leaves norms and biases alone.
 
     What is neither (class token, position embedding, layer scale) may do either; and so may norms and biases in recipes
-    that need no groups: torch's own optimizers decay all that they are given.
+    that need no groups: torch's own optimizers decay all that they are given. The optimizer has a default weight decay,
+    as AdamW does: what is to be left alone needs a group that says so.
     """
     for backbone in (CONVNET, *PLAIN[1:]):
-        plan = Plan(bench, backbone)
+        plan = Plan(bench, backbone, optimizer=decaying_sgd)
         if "weight_decay" not in plan.keywords:
             pytest.skip("the recipe takes no weight_decay")
         for _ in plan.phases():
