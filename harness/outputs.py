@@ -12,11 +12,13 @@ from torch import Tensor
 def logits_of(output: Any, num_classes: int) -> Tensor:
     """The one tensor of shape (batch, ``num_classes``) in a tensor, tuple, list, dict or dataclass.
 
-    Raises TypeError that says what was returned where there is none, or more than one.
+    Raises TypeError that says what was returned where there is none, or more than one, or it holds no real numbers.
     """
     if isinstance(output, Tensor):
+        if not output.is_floating_point():
+            raise TypeError(f"forward returned {describe(output)}; expected floating-point logits")
         return output
-    found = [t for t in _tensors(output) if t.ndim == 2 and t.shape[1] == num_classes]
+    found = [t for t in _tensors(output) if t.ndim == 2 and t.shape[1] == num_classes and t.is_floating_point()]
     if len(found) == 1:
         return found[0]
     raise TypeError(

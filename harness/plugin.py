@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from harness.processes import measurer
 from harness.session import Session
 from harness.store import StoreError
 from harness.strategies import register_profiles, use_profile
-from harness.subjects import RequestError, family_of, first_line, known_names
+from harness.subjects import RequestError, Subject, family_of, first_line, known_names
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench
@@ -161,6 +162,21 @@ def judge(bench: Workbench, check: str) -> None:
         find_check(check, bench.family)(bench)
     except AssertionError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    except (Exception, SystemExit) as error:
+        place = _place_in(bench.subject, error)
+        if not place:  # a fault of the check: its traceback is wanted
+            raise
+        raise pytest.fail.Exception(
+            f"{bench.who}: {check} was not carried out: {place} raised {type(error).__name__}, {first_line(error)}",
+            pytrace=False,
+        ) from None
+
+
+def _place_in(subject: Subject, error: BaseException) -> str:
+    """File and line where the subject's own code raised it; empty where other code did."""
+    file = getattr(subject.module(), "__file__", None)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 FEW = 2
 """A subject that offers at most this many architectures of a family has each judged in full, large ones too."""
+SEEDS = 2**31
+"""What NumPy's generator takes, with room for the sums that the checks make."""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +72,9 @@ class Session:
     def validate(self) -> None:
         """Raise RequestError where the request makes no sense."""
         check_patterns(self.patterns, self.families, self.specs)
+        if not 0 <= self.seed < SEEDS:
+            raise RequestError(f"--seed {self.seed}: expected a whole number from 0 to {SEEDS - 1:,}")
+        self._check_backend()
         if not 0 < self.budget < math.inf:
             raise RequestError(f"--budget {self.budget:g}: expected a positive number of seconds")
         for spec in self.specs:
@@ -82,6 +87,15 @@ class Session:
         self.measurement.validate_for(self.device)
         if self.measurement.resume and self.outbox is None:
             self._resume(self.measurement.resume)
+
+    def _check_backend(self) -> None:
+        if self.compile_backend == "aot_eager":  # the default: no need of torch to know it
+            return
+        import torch._dynamo
+
+        known = torch._dynamo.list_backends(exclude_tags=())
+        if self.compile_backend not in known:
+            raise RequestError(f"--compile-backend {self.compile_backend}: torch has {', '.join(sorted(known))}")
 
     @cached_property
     def families(self) -> tuple[Family, ...]:

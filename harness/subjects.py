@@ -109,8 +109,10 @@ class Subject:
 
 
 def first_line(error: BaseException) -> str:
-    """First non-empty line of an error's message, at most 300 characters."""
+    """First non-empty line of an error's message, and the next where that only announces it; at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"[:300]
     return lines[0][:300] if lines else "(no message)"
 
 
@@ -144,7 +146,7 @@ def import_subject(spec: str) -> ModuleType:
         known = sys.modules.get(name)
         if known is not None and getattr(known, "__file__", None) == str(path):
             return known
-        if known is not None:  # another module has that name: keep both apart
+        if known is not None or _importable(name, path):  # another module has that name: keep both apart
             name = f"subject_{abs(hash(str(path)))}_{name}"
             if name in sys.modules:
                 return sys.modules[name]
@@ -158,8 +160,10 @@ def import_subject(spec: str) -> ModuleType:
         try:
             with _warnings_shown():
                 loader.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
+        except BaseException as error:
+            sys.modules.pop(name, None)
+            if isinstance(error, KeyboardInterrupt | GeneratorExit):
+                raise
             raise RequestError(
                 f"--subject {spec}: importing it raised {type(error).__name__}: {first_line(error)}"
             ) from error
@@ -167,11 +171,22 @@ def import_subject(spec: str) -> ModuleType:
     try:
         with _warnings_shown():
             return importlib.import_module(spec)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise
         raise RequestError(
             f"--subject {spec}: importing it raised {type(error).__name__}: {first_line(error)} "
             "(give a file as path/to/file.py, a module by its import name)"
         ) from error
+
+
+def _importable(name: str, path: Path) -> bool:
+    """Whether ``import name`` would give something else than the file at ``path``."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):  # a name with dots, or a module without a specification
+        return "." in name
+    return found is not None and found.origin != str(path)
 
 
 @contextmanager

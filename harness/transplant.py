@@ -110,7 +110,7 @@ def _transplant(bench: Workbench, classes: int, side: int, channels: int = 3) ->
         size[bench.channel_keyword] = channels
     subject = (bench.small_copy() if classes == CLASSES else bench.build(classes, **size)).double().eval()
     for parameter in subject.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(parameter.is_floating_point())
     sample = bench.images(
         CALIBRATION if bench.architecture.patch is None else 4,  # families with patches have no running statistics
         min(side, 64) if bench.architecture.patch is None else side,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from harness.architecture import Architecture, Family
+from harness.contract import expect_contract
 from harness.outputs import logits_of
 from harness.subjects import CHANNEL_KEYWORDS, SIZE_KEYWORDS, Subject, SubjectError, first_line
 
@@ -22,6 +23,7 @@ CLASSES = 10
 """Classes of the models that are run on real values; facts are checked with 1,000."""
 
 
+SAID = " (said in full by the first check that met it)"
 HUNG = "did not come back within --timeout"
 
 
@@ -55,6 +57,7 @@ class Workbench:
         """Share of the profile's examples that the checks on the meta device draw."""
         self.notes: dict[str, Any] = {}
         self._failure: SubjectError | None = None
+        self._keeps_contract = False
         self._hung = ""
         self._shared: dict[str, Any] = {}
         self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -115,12 +118,9 @@ class Workbench:
 
     def _materialised(self, model: nn.Module, num_classes: int, keywords: Mapping[str, Any]) -> nn.Module:
         """``model`` with the parameters that a lazy module makes at its first call."""
-        returned: object = model.train(model.training)
-        if returned is not model:
-            raise SubjectError(
-                f"{self.who}: train() returns {type(returned).__name__}; expected the module itself, as nn.Module's "
-                "does"
-            )
+        if not self._keeps_contract:
+            expect_contract(self.who, model)
+            self._keeps_contract = True
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             channels = next((v for k, v in keywords.items() if k in CHANNEL_KEYWORDS), 3)
             size = next((v for k, v in keywords.items() if k in SIZE_KEYWORDS), self.architecture.input_size)
@@ -229,7 +229,7 @@ class Workbench:
             if is_timeout(error):
                 self._hung = f"{HUNG} in a forward pass on images {tuple(images.shape)}"
                 raise SubjectError(f"{self.who}: {self._hung}") from None
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception | SystemExit):
                 raise
             mode, dtype = "train" if model.training else "eval", str(images.dtype).removeprefix("torch.")
             raise SubjectError(
@@ -244,7 +244,8 @@ class Workbench:
             try:
                 self._shared[key] = make()
             except AssertionError as error:
-                self._shared[key] = SubjectError(f"{first_line(error)} (said in full by the first check that met it)")
+                said = f"{error}".partition(SAID)[0]
+                self._shared[key] = SubjectError(f"{first_line(Exception(said))}{SAID}")
                 raise
         value = self._shared[key]
         if isinstance(value, AssertionError):

@@ -345,7 +345,8 @@ def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:
     try:
         bench.backward(bench.logits(model, images).sum())
     except AssertionError as error:
-        raise AssertionError(f"{error} (after a pass under inference_mode: a tensor made there is kept)") from error
+        said = " (after a pass under inference_mode: a tensor made there is kept)" if "nference" in str(error) else ""
+        raise AssertionError(f"{error}{said}") from error
 
 
 def check_nan_propagation(bench: Workbench) -> None:

@@ -55,7 +55,7 @@ def check_multiply_adds(bench: Workbench) -> None:
     published, tolerance = bench.architecture.multiply_adds, bench.architecture.multiply_adds_tolerance
     bench.notes.update(multiply_adds=count, published=published)
     assert abs(count - published) <= tolerance * published, (
-        f"{bench.who}: takes {count / 1e9:.3f} billion multiply-adds for one image of {side}x{side}; expected "
-        f"{published / 1e9:.3f} within {tolerance:.1%} ({bench.architecture.source}). A stride, a width or a group "
+        f"{bench.who}: takes {count / 1e6:,.1f} million multiply-adds for one image of {side}x{side}; expected "
+        f"{published / 1e6:,.1f} within {tolerance:.1%} ({bench.architecture.source}). A stride, a width or a group "
         "count at another place changes this and leaves the parameters alone"
     )

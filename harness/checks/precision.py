@@ -172,7 +172,7 @@ def _cast(bench: Workbench, made: Transplant, model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).float()
     single = bench.small_copy().float().eval()
     for parameter in single.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(parameter.is_floating_point())
     load(single, state(model))
     return single
 

@@ -48,6 +48,8 @@ def test_a_bare_tensor_is_taken_as_it_is() -> None:
     [
         (None, "forward returned None; expected a tensor of shape (batch, 10)"),
         ("logits", "forward returned str;"),
+        (LOGITS.to(torch.complex64), "a tensor (2, 10) of complex64; expected floating-point logits"),
+        (LOGITS.long(), "a tensor (2, 10) of int64; expected floating-point logits"),
         ((FEATURES,), "a tuple of (a tensor (2, 64) of float32); expected"),
         ({"a": LOGITS, "b": LOGITS.clone()}, "exactly one such tensor, got 2"),
         (Output, "forward returned type;"),

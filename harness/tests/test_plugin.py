@@ -54,6 +54,24 @@ def test_a_subject_whose_import_raises(tmp_path: Path) -> None:
     assert done.error().endswith("raising.py: importing it raised RuntimeError: boom")
 
 
+def test_a_subject_whose_import_ends_the_program(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, subjects={"ending": "class Stop(BaseException): ...\nraise Stop('now')"})
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert done.error().endswith("ending.py: importing it raised Stop: now")
+
+
+def test_a_subject_called_like_a_library(tmp_path: Path) -> None:
+    """It is judged, and `import timm` still gives the library."""
+    done = run(tmp_path, *LIST, subjects={"timm": "from suites.resnet.model import resnet18"})
+    assert done.code == pytest.ExitCode.OK, done.out
+
+
+def test_an_unknown_backend_of_the_compiler(tmp_path: Path) -> None:
+    done = run(tmp_path, *LIST, "--compile-backend", "nonsense")
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert "--compile-backend nonsense: torch has aot_eager, " in done.error()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     done = run(tmp_path, *LIST, "--device", "cuda")
@@ -67,6 +85,8 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
         ({"device": "tpu"}, "--device tpu: not a device; known: auto, cpu, cuda, cuda:N"),
         ({"device": "meta"}, "--device meta: known: auto, cpu, cuda, cuda:N"),
         ({"budget": 0.0}, "--budget 0: expected a positive number of seconds"),
+        ({"seed": -5}, "--seed -5: expected a whole number from 0 to 2,147,483,647"),
+        ({"seed": 2**32}, "--seed 4294967296: expected a whole number from 0 to 2,147,483,647"),
     ],
 )
 def test_options_are_read_before_anything_is_run(options: dict[str, Any], says: str, tmp_path: Path) -> None:
