@@ -40,12 +40,21 @@ class Draw:
             count *= side
         if count == 1:
             return "batch"
-        return "sample" if count == batch and self.shape[0] == batch else "element"
+        return "sample" if (count == batch and self.shape[0] == batch) or _in_rows(self.shape, batch) else "element"
+
+    def decisions(self, batch: int) -> int:
+        """How many are made for each sample: one, or one for each row where all branches are drawn for at once."""
+        return self.shape[0] if _in_rows(self.shape, batch) else 1
 
     @property
     def trivial(self) -> bool:
         """Whether the draw can only come out one way."""
         return self.probability is not None and self.probability in (0.0, 1.0)
+
+
+def _in_rows(shape: tuple[int, ...], batch: int) -> bool:
+    """Whether there is a row for each branch and a column for each sample."""
+    return len(shape) == 2 and shape[1] == batch and shape[0] not in (1, batch)
 
 
 class ControlledRandomness(TorchDispatchMode):
@@ -75,7 +84,9 @@ class ControlledRandomness(TorchDispatchMode):
         self._expectations = Expectations()
 
     def _uniform(self, like: Tensor) -> Tensor:
-        if like.numel() not in (1, self.batch):
+        if _in_rows(tuple(like.shape), self.batch) and not isinstance(self.level, float):
+            return torch.tensor(self.level, dtype=like.dtype, device=like.device).expand(like.shape).clone()
+        if like.numel() not in (1, self.batch) and not _in_rows(tuple(like.shape), self.batch):
             return self._followed(torch.full_like(like, self.element_level))
         if isinstance(self.level, float):
             return torch.full_like(like, self.level)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.mutants.mutant import rewriting
 from harness.mutants.specimens import EFFICIENTNET
 from harness.mutants.surgery import become, of_type, replaced
-from suites.efficientnet.model import MBConv, SiLU, SqueezeExcitation, StochasticDepth
+from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation, StochasticDepth
 
 
 class Swish(nn.Module):
@@ -154,3 +154,30 @@ def shortcut_on_the_left(model: Any) -> nn.Module:
     for _, block in of_type(model, MBConv):
         become(block, Early)
     return model
+
+
+class Decided(StochasticDepth):
+    """Keeps what the network has decided to keep."""
+
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.kept is None else x * self.kept.view(-1, 1, 1, 1) / (1 - self.rate)
+
+
+class DecidesAtOnce(EfficientNet):
+    """Draws for all blocks and all images of the batch together."""
+
+    def forward(self, x: Tensor) -> Any:
+        depths = [d for _, d in of_type(self, Decided)]
+        drawn = torch.rand(len(depths), len(x), dtype=x.dtype, device=x.device) if self.training else None
+        for number, depth in enumerate(depths):
+            depth.kept = None if drawn is None else (drawn[number] < 1 - depth.rate).to(x.dtype)
+        return super().forward(x)
+
+
+@rewriting(EFFICIENTNET, "the numbers of stochastic depth are drawn at once, a row for each block")
+def drawn_at_once(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, Decided)
+    return become(model, DecidesAtOnce)
