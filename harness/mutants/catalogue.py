@@ -52,6 +52,7 @@ MUTANTS = (
     "detector_pooling",
     "detector_callers",
     "detector_sampling",
+    "detector_state",
 )
 REWRITINGS = (
     "rewritten_resnet",

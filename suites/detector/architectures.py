@@ -15,6 +15,7 @@ BEHAVIOUR = (
     "non_finite_images",
     "degenerate_targets",
     "kept_graph",
+    "detector_state",
 )
 STRICT = ("wrong_targets", "per_class_suppression", "frozen_stages", "frozen_norm", "detector_start")
 PARITY = (

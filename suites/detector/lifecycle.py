@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.checks.behaviour import PASSES
+from harness.checks.state import expect_strict
+from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
 from harness.workbench import Workbench
 from suites.detector.bench import detect, images, losses, ready, target
 
@@ -42,3 +44,34 @@ def check_kept_graph(bench: Workbench) -> None:
     for counts, mode in ((trained, "train"), (used, "eval")):
         growth = min(later - earlier for earlier, later in pairwise(counts))
         assert growth <= 0, f"{bench.who}: each pass in {mode} mode leaves {growth} tensors behind; expected none"
+
+
+def check_detector_state(bench: Workbench) -> None:
+    """Building and calling it changes no setting of the process and seeds no generator.
+
+    A training pass leaves gradients that are there, and only a state of the same network is loaded.
+    """
+    before, drawn = settings(), []
+    try:
+        for start in (1, 2):
+            with generators(bench.seed + start):
+                model = ready(bench)
+                drawn.append(draw())
+            expect_settings(bench.who, before, "building it")
+        given = images(bench, (64, 96))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        losses(bench, model, given, [target(*ANNOTATED)])
+        expect_settings(bench.who, before, "a training pass")
+        gone = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad == 1).all())]
+        detect(bench, model, given)
+        expect_settings(bench.who, before, "detecting")
+    finally:
+        restore(before)
+    expect_seeds_to_hold(bench.who, drawn, "building it")
+    assert not gone, (
+        f"{bench.who}: a training pass changes or clears the gradients of {', '.join(gone[:5])}; expected them to "
+        "stay: micro-batches add up"
+    )
+    model.zero_grad(set_to_none=True)
+    expect_strict(bench, model, {n: t.clone() for n, t in model.state_dict().items()})

@@ -16,7 +16,7 @@ from suites.detector.behaviour import (
 from suites.detector.drawn import check_detector_shapes
 from suites.detector.frozen import check_frozen_norm, check_frozen_stages
 from suites.detector.half import check_half_precision_boxes
-from suites.detector.lifecycle import check_kept_graph
+from suites.detector.lifecycle import check_detector_state, check_kept_graph
 from suites.detector.parity import (
     check_parity_anchors,
     check_parity_detections,
@@ -38,6 +38,7 @@ __all__ = [
     "check_detector_interface",
     "check_detector_shapes",
     "check_detector_start",
+    "check_detector_state",
     "check_frozen_norm",
     "check_frozen_stages",
     "check_half_precision_boxes",
