@@ -36,8 +36,16 @@ def settings() -> dict[str, Any]:
         "cyclic garbage collection": gc.isenabled(),
         "level below which logging is disabled": logging.root.manager.disable,
         "working directory": os.getcwd(),
+        "hooks on all modules": tuple(key for hooks in _hooks() for key in hooks),
         "silenced warnings": sum(_silences_all(f) for f in warnings.filters),
     }
+
+
+def _hooks() -> list[dict[int, Any]]:
+    """The dictionaries of hooks that torch calls for every module of the process."""
+    module = torch.nn.modules.module
+    names = ("forward", "forward_pre", "backward", "backward_pre")
+    return [getattr(module, f"_global_{name}_hooks") for name in names]
 
 
 def _silences_all(entry: tuple[Any, ...]) -> bool:
@@ -113,5 +121,8 @@ def restore(before: Mapping[str, Any]) -> None:
     torch.autograd.set_detect_anomaly(before["anomaly detection"])
     (gc.enable if before["cyclic garbage collection"] else gc.disable)()
     logging.disable(before["level below which logging is disabled"])
+    for hooks in _hooks():
+        for key in [k for k in hooks if k not in before["hooks on all modules"]]:
+            del hooks[key]
     if os.getcwd() != before["working directory"]:
         os.chdir(before["working directory"])

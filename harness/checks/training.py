@@ -12,7 +12,7 @@ from harness.checks.comparison import compare, compare_buffers, compare_logits, 
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
-from harness.transplant import CEILING, Transplant, load, relative, run, state, transplant
+from harness.transplant import CEILING, Transplant, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench
 
 LARGEST_BATCH = 130
@@ -52,6 +52,11 @@ def check_parity_train(bench: Workbench) -> None:
         )
         compare_logits(bench, made, reference, many, got_there, expected, (CEILING, CEILING), train=True)
     unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
+    off = rowwise(unrecorded.logits, got.logits)
+    assert off <= CEILING, (
+        f"{bench.who}: in train mode under no_grad the logits are off by {off:.1e} from those with gradients recorded; "
+        f"expected at most {CEILING:.0e} (relative, float64)"
+    )
     for name, buffer in unrecorded.buffers.items():
         assert relative(buffer, got.buffers[name]) <= CEILING, (
             f"{bench.who}: in train mode under no_grad {name} is updated differently than with gradients; expected the "

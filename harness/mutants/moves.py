@@ -193,3 +193,40 @@ def _overflow(pair: Pair) -> float:
 )
 def softmax_without_maximum(model: Any) -> nn.Module:
     return become(model, Unguarded)
+
+
+@mutant(
+    VIT,
+    "Building the model registers a hook on every module of the process",
+    check="global_state",
+    category="state",
+    evidence=changes(lambda: len(torch.nn.modules.module._global_forward_hooks)),
+)
+def hook_on_everything(model: Any) -> nn.Module:
+    torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    return nn.Module.train(model)
+
+
+class Recorded(VisionTransformer):
+    """In train mode takes the class token of the last layer only where gradients are recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.is_grad_enabled():
+            return self.head(self.layers(self.embed(x))[:, 0])
+        return super().forward(x)
+
+
+def _unrecorded(pair: Pair) -> float:
+    outs = [forward(model.train(), pair.images()) for model in pair.filled()]
+    return difference(outs[1], outs[0])
+
+
+@mutant(
+    VIT,
+    "In train mode under no_grad the last norm is left out",
+    check="parity_train",
+    category="training",
+    evidence=_unrecorded,
+)
+def other_network_without_gradients(model: Any) -> nn.Module:
+    return become(model, Recorded)
