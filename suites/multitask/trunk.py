@@ -97,9 +97,13 @@ def _compare_gradients(
     norms = {n: float(g.norm()) for n, g in there.items() if g is not None}
     least = 1e-6 * max(norms.values())
     for name, norm in norms.items():
+        names = ", ".join(alignment.subject_names(name))
+        assert name in mapped, (
+            f"{what}no gradient of {task} reaches {names} (there {name}); expected the trunk to train: it is frozen"
+        )
         off = float((mapped[name] - there[name]).norm()) / max(norm, least)
         assert off < GRADIENTS, (
-            f"{what}the gradient of {task} with respect to {', '.join(alignment.subject_names(name))} (there {name}) "
+            f"{what}the gradient of {task} with respect to {names} (there {name}) "
             f"is off by {off:.1e} (relative); expected at most {GRADIENTS:.0e}"
         )
 
