@@ -151,8 +151,8 @@ def import_subject(spec: str) -> ModuleType:
             if name in sys.modules:
                 return sys.modules[name]
         loader = importlib.util.spec_from_file_location(name, path)
-        assert loader is not None
-        assert loader.loader is not None
+        if loader is None or loader.loader is None:
+            raise RequestError(f"--subject {spec}: is no Python file; give a file as path/to/file.py")
         module = importlib.util.module_from_spec(loader)
         sys.modules[name] = module
         if str(path.parent) not in sys.path:  # a subject file may import its neighbours

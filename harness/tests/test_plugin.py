@@ -28,6 +28,7 @@ LIST = ("--collect-only", "-q")
         (("--subject", "json"), "--subject json: has no callable named after an architecture; known: "),
         (("--subject", "no.such.module"), "--subject no.such.module: importing it raised ModuleNotFoundError"),
         (("--subject", "harness/"), "--subject harness/: is a folder; give a file in it"),
+        (("--subject", "./README.md"), "--subject ./README.md: is no Python file; give a file as path/to/file.py"),
         (("--hypothesis-profile", "weekly"), "--hypothesis-profile weekly: known: conformance (the default), nightly"),
         (("--subject", "suites.resnet.model", "--arch", "vit_b_16"), "nothing to judge here; known: resnet: resnet18"),
     ],
