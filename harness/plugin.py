@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from harness.workbench import Workbench
 
 SESSION = pytest.StashKey[Session]()
+TASK = "harness.sweep.leash"
+"""The plugin that processes of a sweep are started with."""
 OPEN = "goes by the subject's own list: run it as `pytest suites/zoo --subject timm.models --arch 'resnet*'`"
 LARGE = "large: only facts and shapes by default; name it with --arch to have every check"
 
@@ -280,7 +282,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """One line per subject, where the records are, and the report's path after a benchmark."""
     session = config.stash[SESSION]
-    if session.store is None:
+    if session.store is None or config.pluginmanager.hasplugin(TASK):  # a sweep has one summary and report for all
         return
     from harness.summary import lines
 
