@@ -221,7 +221,7 @@ def tolerant_loading(model: Any) -> nn.Module:
     "Every parameter starts from a normal distribution of 0.02, the scales of norms included: signals die out",
     check="initialisation",
     category="initialisation",
-    evidence=lambda pair: 1.0 - float(pair.faulty(CLASSES).stem[1].weight.mean()),
+    evidence=lambda pair: 1.0 - float(pair.faulty(CLASSES).stem[1].weight.detach().mean()),
 )
 def scales_start_near_zero(model: Any) -> nn.Module:
     for parameter in model.parameters():
