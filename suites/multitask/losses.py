@@ -137,7 +137,7 @@ def _assert_finite_for_sure_answers(bench: Workbench) -> None:
     gradients = [g for g in _gradients(value, sure) if g is not None]
     finite = all(bool(t.isfinite().all()) for t in (value, *gradients))
     assert finite, (
-        f"{bench.who}: for class logits up to {float(sure.classes.abs().max()):.0f} the loss is "
+        f"{bench.who}: for class logits up to {float(sure.classes.detach().abs().max()):.0f} the loss is "
         f"{float(value.detach()):.4g}, or a gradient is not finite; expected finite numbers (log_softmax or logsumexp, "
         "not the logarithm of a sum of exponentials)"
     )
