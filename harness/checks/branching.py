@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINKS = (
-    *("relu", "relu_", "leaky_relu", "prelu", "rrelu_with_noise", "threshold", "hardtanh", "hardswish", "hardsigmoid"),
+    *("relu", "leaky_relu", "_prelu_kernel", "rrelu_with_noise", "threshold", "hardtanh", "hardswish", "hardsigmoid"),
     *("elu", "celu", "selu", "softshrink", "hardshrink", "clamp", "clamp_min", "clamp_max", "abs", "sign", "sgn"),
     *("max", "min", "maximum", "minimum", "fmax", "fmin", "amax", "amin", "aminmax", "argmax", "argmin", "topk"),
     *("sort", "kthvalue", "median", "mode", "max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d"),

@@ -16,9 +16,9 @@ from harness.transplant import CEILING, Transplant, load, relative, rowwise, run
 from harness.workbench import Workbench
 
 LARGEST_BATCH = 130
-"""Two more than the sizes (16, 32, 64, 128) at which statistics are split over parts of a batch; forward only."""
-LARGE_BATCH = 34
-"""With gradients, which cost more."""
+"""Two more than 128, the last of the sizes at which statistics are split over parts of a batch; forward only."""
+LARGE_BATCH = 66
+"""Two more than the sizes (16, 32, 64) below it; with gradients, which cost more."""
 LARGE_BATCH_OF_TOKENS = 17
 """The same for networks without statistics over a batch, whose passes cost more still."""
 
@@ -51,6 +51,7 @@ def check_parity_train(bench: Workbench) -> None:
             for model in (made.subject, reference.model)
         )
         compare_logits(bench, made, reference, many, got_there, expected, (CEILING, CEILING), train=True)
+        compare_buffers(bench, reference, got_there, expected, (CEILING, CEILING))
     unrecorded = run(bench, made.subject, images, train=True, elements=elements, gradients=False)
     off = rowwise(unrecorded.logits, got.logits)
     assert off <= CEILING, (

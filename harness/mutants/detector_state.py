@@ -13,6 +13,7 @@ from harness.mutants import detector_evidence as evidence
 from harness.mutants.detector_evidence import DETECTOR
 from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
+from harness.mutants.process import reseeds
 from harness.mutants.surgery import become
 from suites.detector.model import Detector
 
@@ -77,21 +78,12 @@ def gradients_cleared(model: Any) -> nn.Module:
     return become(model, Clearing)
 
 
-def _python_seeded(pair: Pair) -> float:
-    drawn = []
-    for start in (1, 2):
-        random.seed(start)
-        pair.faulty(4)
-        drawn.append(random.random())
-    return float(drawn[0] == drawn[1])
-
-
 @mutant(
     DETECTOR,
     "Building it seeds Python's generator",
     check="detector_state",
     category="state",
-    evidence=_python_seeded,
+    evidence=reseeds(random.seed, random.random),
 )
 def python_seeded(model: Any) -> nn.Module:
     random.seed(0)

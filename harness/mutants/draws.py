@@ -192,3 +192,17 @@ def dropped_branches_learn(model: Any) -> nn.Module:
     for _, depth in of_type(model, StochasticDepth):
         become(depth, ZeroedUnseen)
     return model
+
+
+@mutant(
+    VIT,
+    "Half of everything is dropped in training as it is built by default; published is a tenth at most",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def dropout_of_a_half(model: Any) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    return nn.Module.train(model)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.evidence import CLASSES, Pair, difference, forward, tensors, train_output
+from harness.mutants.evidence import CLASSES, Pair, difference, forward
 from harness.mutants.mutant import mutant
 from harness.mutants.process import changes
 from harness.mutants.specimens import RESNET12, VIT
@@ -145,58 +145,6 @@ def garbage_kept(model: Any) -> nn.Module:
 
 @mutant(
     VIT,
-    "Half of everything is dropped in training as it is built by default; published is a tenth at most",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
-def dropout_of_a_half(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.5
-    return nn.Module.train(model)
-
-
-class Unguarded(VisionTransformer):
-    """Attention whose softmax is an exponential over its sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x)
-        for layer in self.layers:
-            normed = layer.norm1(tokens)  # type: ignore[operator]
-            query, key, value = layer.attention.split(normed)  # type: ignore[operator]
-            weights = torch.exp(query @ key.mT / query.shape[-1] ** 0.5)
-            mixed = (weights / weights.sum(-1, keepdim=True)) @ value
-            joined = mixed.transpose(1, 2).reshape(tokens.shape)
-            tokens = tokens + layer.attention.project(joined)  # type: ignore[operator, union-attr]
-            tokens = tokens + layer.mlp(layer.norm2(tokens))  # type: ignore[operator]
-        return self.head(self.norm(tokens)[:, 0])
-
-
-def _overflow(pair: Pair) -> float:
-    """One where only the faulty network's logits overflow in float32 under large queries and keys."""
-    finite = []
-    for model in pair.filled():
-        for name, tensor in tensors(model).items():
-            if name.endswith("qkv.weight"):
-                tensor.data.mul_(30)
-        finite.append(bool(torch.isfinite(forward(model.float(), pair.images().float())).all()))
-    return float(finite == [True, False])
-
-
-@mutant(
-    VIT,
-    "The softmax of the attention does not subtract the row's maximum: it overflows where attention is sharp",
-    check="sharp_attention",
-    category="precision",
-    evidence=_overflow,
-)
-def softmax_without_maximum(model: Any) -> nn.Module:
-    return become(model, Unguarded)
-
-
-@mutant(
-    VIT,
     "Building the model registers a hook on every module of the process",
     check="global_state",
     category="state",
@@ -205,28 +153,3 @@ def softmax_without_maximum(model: Any) -> nn.Module:
 def hook_on_everything(model: Any) -> nn.Module:
     torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
     return nn.Module.train(model)
-
-
-class Recorded(VisionTransformer):
-    """In train mode takes the class token of the last layer only where gradients are recorded."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.is_grad_enabled():
-            return self.head(self.layers(self.embed(x))[:, 0])
-        return super().forward(x)
-
-
-def _unrecorded(pair: Pair) -> float:
-    outs = [forward(model.train(), pair.images()) for model in pair.filled()]
-    return difference(outs[1], outs[0])
-
-
-@mutant(
-    VIT,
-    "In train mode under no_grad the last norm is left out",
-    check="parity_train",
-    category="training",
-    evidence=_unrecorded,
-)
-def other_network_without_gradients(model: Any) -> nn.Module:
-    return become(model, Recorded)

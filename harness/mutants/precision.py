@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.evidence import Pair, difference, float32_output, forward, statistics
+from harness.mutants.evidence import Pair, difference, float32_output, forward, statistics, tensors
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import EFFICIENTNET, RESNET12, VIT
 from harness.mutants.surgery import Around, become, of_type, replaced
@@ -262,3 +262,41 @@ def gelu_approximated_when_compiled(model: Any) -> nn.Module:
     for _, gelu in of_type(model, nn.GELU):
         become(gelu, ApproximatedWhenCompiled)
     return model
+
+
+class Unguarded(VisionTransformer):
+    """Attention whose softmax is an exponential over its sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x)
+        for layer in self.layers:
+            normed = layer.norm1(tokens)  # type: ignore[operator]
+            query, key, value = layer.attention.split(normed)  # type: ignore[operator]
+            weights = torch.exp(query @ key.mT / query.shape[-1] ** 0.5)
+            mixed = (weights / weights.sum(-1, keepdim=True)) @ value
+            joined = mixed.transpose(1, 2).reshape(tokens.shape)
+            tokens = tokens + layer.attention.project(joined)  # type: ignore[operator, union-attr]
+            tokens = tokens + layer.mlp(layer.norm2(tokens))  # type: ignore[operator]
+        return self.head(self.norm(tokens)[:, 0])
+
+
+def _overflow(pair: Pair) -> float:
+    """One where only the faulty network's logits overflow in float32 under large queries and keys."""
+    finite = []
+    for model in pair.filled():
+        for name, tensor in tensors(model).items():
+            if name.endswith("qkv.weight"):
+                tensor.data.mul_(30)
+        finite.append(bool(torch.isfinite(forward(model.float(), pair.images().float())).all()))
+    return float(finite == [True, False])
+
+
+@mutant(
+    VIT,
+    "The softmax of the attention does not subtract the row's maximum: it overflows where attention is sharp",
+    check="sharp_attention",
+    category="precision",
+    evidence=_overflow,
+)
+def softmax_without_maximum(model: Any) -> nn.Module:
+    return become(model, Unguarded)

@@ -214,3 +214,28 @@ def ghost_batches_of_128(model: Any) -> nn.Module:
     for _, norm in of_type(model, nn.BatchNorm2d):
         become(norm, GhostNorm)
     return model
+
+
+class Recorded(VisionTransformer):
+    """In train mode takes the class token of the last layer only where gradients are recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.is_grad_enabled():
+            return self.head(self.layers(self.embed(x))[:, 0])
+        return super().forward(x)
+
+
+def _unrecorded(pair: Pair) -> float:
+    outs = [forward(model.train(), pair.images()) for model in pair.filled()]
+    return difference(outs[1], outs[0])
+
+
+@mutant(
+    VIT,
+    "In train mode under no_grad the last norm is left out",
+    check="parity_train",
+    category="training",
+    evidence=_unrecorded,
+)
+def other_network_without_gradients(model: Any) -> nn.Module:
+    return become(model, Recorded)

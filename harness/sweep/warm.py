@@ -2,6 +2,7 @@
 
 Importing takes longer than many a task. Only for tasks without a GPU: what has touched CUDA can't be forked. The
 libraries are imported, the project and the subjects are not: those are read from disk by each process.
+multiprocessing's own fork server runs its caller's main module in every process, here an engine's.
 """
 
 from __future__ import annotations

@@ -149,9 +149,8 @@ def check_rates(bench: Workbench) -> None:
     than the head, `gradual_unfreezing` has at least three rates, and `layerwise_decay` another one for each layer.
     """
     name = bench.architecture.name
-    nested = (
-        (STOCHASTIC,) if name == "two_learning_rates" else ()
-    )  # others may take what the network is made of as layers
+    # What is inside another module may be one layer to a recipe that goes by a network's own children.
+    nested = (STOCHASTIC,) if name == "two_learning_rates" else ()
     for backbone in (*PLAIN, DEEP, *nested):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
