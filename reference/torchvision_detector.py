@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,36 @@ def assembled(
         max_size=max_size,
         size_divisible=size_divisible,
     )
+
+
+PARTS = {
+    "backbone.stem.0": "backbone.body.conv1",
+    "backbone.stem.1": "backbone.body.bn1",
+    **{f"backbone.stages.{i}": f"backbone.body.layer{i + 1}" for i in range(4)},
+    **{f"fpn.laterals.{i}": f"backbone.fpn.inner_blocks.{i}.0" for i in range(3)},
+    **{f"fpn.smoothings.{i}": f"backbone.fpn.layer_blocks.{i}.0" for i in range(3)},
+    "fpn.p6": "backbone.fpn.extra_blocks.p6",
+    "fpn.p7": "backbone.fpn.extra_blocks.p7",
+    "rpn.head.conv": "rpn.head.conv.0.0",
+    "rpn.head.objectness": "rpn.head.cls_logits",
+    "rpn.head.offsets": "rpn.head.bbox_pred",
+    "roi_heads.fc1": "roi_heads.box_head.fc6",
+    "roi_heads.fc2": "roi_heads.box_head.fc7",
+    "roi_heads.classes": "roi_heads.box_predictor.cls_score",
+    "roi_heads.offsets": "roi_heads.box_predictor.bbox_pred",
+}
+"""Modules of the suite's own detector, and those of `assembled` that hold the same."""
+
+
+def state_as_assembled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The own detector's ``state`` under the names of `assembled`. Raises KeyError for a name of another network."""
+    renamed = {}
+    for name, tensor in state.items():
+        part = next((p for p in PARTS if name.startswith(f"{p}.")), None)
+        if part is None:
+            raise KeyError(name)
+        renamed[PARTS[part] + name.removeprefix(part)] = tensor
+    return renamed
 
 
 def _predictor(hidden: int, num_classes: int) -> nn.Module:

@@ -14,7 +14,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from reference.checkpoint import read_weights
 from reference.pretrained import torchvision_imagenet
-from reference.torchvision_detector import assembled
+from reference.torchvision_detector import assembled, state_as_assembled
 from suites.detector.annotations import Annotations, DataError
 from suites.detector.matcher import Sampler
 from suites.detector.model import Detector, detector_resnet18, detector_resnet50, load_backbone
@@ -73,8 +73,8 @@ def build(network: Network, seed: int) -> nn.Module:
         "anchor_sizes": [(size,) for size in network.anchors],
     }
     torch.manual_seed(seed)
+    model = FACTORIES[network.arch](network.num_classes, norm=network.norm, trainable=network.trainable, **settings)
     if network.implementation == "ours":
-        model = FACTORIES[network.arch](network.num_classes, norm=network.norm, trainable=network.trainable, **settings)
         model.rpn.sampler = ImageSampler(model.rpn.sampler)
         model.roi_heads.sampler = ImageSampler(Sampler(count=network.roi_samples, fraction=POSITIVE))
         return model
@@ -83,7 +83,11 @@ def build(network: Network, seed: int) -> nn.Module:
             "torchvision's is assembled with BatchNorm and nothing frozen; leave out --norm and --trainable"
         )
     reference: Any = assembled(network.arch, network.num_classes, **settings)
-    reference.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(network.roi_samples, POSITIVE)
+    reference.load_state_dict(state_as_assembled(model.state_dict()))  # from the same start: what differs is learnt
+    reference.rpn.fg_bg_sampler = LibraryImageSampler(reference.rpn.fg_bg_sampler)
+    reference.roi_heads.fg_bg_sampler = LibraryImageSampler(
+        BalancedPositiveNegativeSampler(network.roi_samples, POSITIVE)
+    )
     return reference  # type: ignore[no-any-return]
 
 
@@ -118,16 +122,36 @@ class ImageSampler:
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Sampler`; with the seeds of a step used up, or none given, by torch's present generator."""
-        seed = next(self.seeds, None)
-        if seed is not None:
-            torch.manual_seed(seed)
+        _start(self.seeds)
         return self.sampler(labels)
+
+
+class LibraryImageSampler:
+    """The same around torchvision's sampler, which is given all images of a step at once."""
+
+    def __init__(self, sampler: BalancedPositiveNegativeSampler) -> None:
+        self.sampler = sampler
+        self.seeds: Iterator[int] = iter(())
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of the positives and of the background, per image."""
+        masks = []
+        for of_image in labels:
+            _start(self.seeds)
+            masks.append(self.sampler([of_image]))
+        return [positive for (positive,), _ in masks], [background for _, (background,) in masks]
+
+
+def _start(seeds: Iterator[int]) -> None:
+    seed = next(seeds, None)
+    if seed is not None:
+        torch.manual_seed(seed)
 
 
 def seed_images(model: nn.Module, seeds: Sequence[int]) -> None:
     """Decide the next step's draws: one seed for each of its images, in their order."""
     torch.manual_seed(seeds[0])
-    for head in ("rpn", "roi_heads"):
-        sampler = getattr(getattr(model, head), "sampler", None)
-        if isinstance(sampler, ImageSampler):
+    for part in (getattr(model, head) for head in ("rpn", "roi_heads")):
+        sampler = getattr(part, "sampler", None) or getattr(part, "fg_bg_sampler", None)
+        if isinstance(sampler, ImageSampler | LibraryImageSampler):
             sampler.seeds = iter(seeds)

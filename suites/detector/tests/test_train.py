@@ -19,6 +19,7 @@ from torchvision.models import resnet18, resnet50
 
 from harness.records import MeasurementRecord
 from harness.store import read_records
+from reference.torchvision_detector import state_as_assembled
 from suites.detector import train
 from suites.detector.annotations import DataError
 from suites.detector.build import Network, build, check_sizes
@@ -251,6 +252,19 @@ def test_the_command_records_both_implementations_and_resumes_a_finished_run(
     assert train.main([*common, "--resume", str(file.parent), "--seed", "3"]) == 4
     assert "saved with seed 0; asked for 3" in capsys.readouterr().out
     assert train.main([*common, "--data", "coco:nowhere"]) == 4
+
+
+def test_both_implementations_start_alike_draw_alike_and_stay_alike(folder: Path, tmp_path: Path) -> None:
+    """From the same weights, with the same anchors and proposals sampled, three float32 steps on the same images move
+    them alike: each step rounds a parameter by some 1e-7, and passes on what was rounded before."""
+    ours = training(folder, tmp_path)
+    theirs = training(folder, tmp_path, network=replace(SMALL, implementation="torchvision"))
+    for batch, same in zip(ours._batches(), theirs._batches(), strict=True):
+        ours._one(*batch)
+        theirs._one(*same)
+    assert ours.step == theirs.step >= 3
+    for name, tensor in state_as_assembled(ours.model.state_dict()).items():
+        torch.testing.assert_close(theirs.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 class Together(Processes):
