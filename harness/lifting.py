@@ -1,4 +1,4 @@
-"""Float64 throughout, where a model asks for float32 on purpose; and without torch's slow depthwise convolutions."""
+"""Float64 throughout, where a model asks for float32 on purpose; and convolutions by fast ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.depthwise import shortcut
+from harness.shortcut import shortcut
 
 aten = torch.ops.aten
 

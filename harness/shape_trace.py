@@ -68,21 +68,21 @@ def _by_rule(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None)
     if func in BATCH_NORMS and args[3] is not None:
         if args[3].numel() != first.shape[1]:
             raise RuntimeError(f"running_mean has {args[3].numel()} elements, not {first.shape[1]}")
-        empty = first.new_empty(0)
-        return torch.empty_like(first), empty, empty, *([empty] if func is BATCH_NORMS[3] else [])
+        empty = _made((0,), first)
+        return _alike(first), empty, empty, *([empty] if func is BATCH_NORMS[3] else [])
     if func is aten.native_layer_norm.default:
         kept = first.shape[: first.ndim - len(args[1])]
         if tuple(args[1]) != tuple(first.shape[first.ndim - len(args[1]) :]):
             return None
-        statistics = first.new_empty((*kept, *[1] * len(args[1])))
-        return torch.empty_like(first), statistics, torch.empty_like(statistics)
+        shape = (*kept, *[1] * len(args[1]))
+        return _alike(first), _made(shape, first), _made(shape, first)
     if func in (aten._softmax.default, aten._log_softmax.default) and args[2] is False:
-        return torch.empty_like(first)
+        return _alike(first)
     if func is aten.mean.dim and first.is_floating_point() and len(args) > 1 and args[1]:
         dims = {d % first.ndim for d in args[1]}
         keep = len(args) > 2 and args[2]
         sides = [1 if d in dims else n for d, n in enumerate(first.shape) if keep or d not in dims]
-        return first.new_empty(sides)
+        return _made(sides, first)
     if torch.Tag.pointwise not in func.tags:
         return None
     operands = [a for a in args if isinstance(a, Tensor)]
@@ -94,7 +94,7 @@ def _by_rule(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None)
         return first if shape == first.shape else None  # the operation itself says what is wrong
     if name in COMPARISONS:
         return None
-    return first.new_empty(shape)
+    return _made(shape, first)
 
 
 def _convolved(
@@ -121,7 +121,17 @@ def _convolved(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(images.shape[2:], padding, dilation, kernel, stride, strict=True)
     ]
-    return images.new_empty((images.shape[0], weight.shape[0], *sides)) if min(sides) > 0 else None
+    return _made((images.shape[0], weight.shape[0], *sides), images) if min(sides) > 0 else None
+
+
+def _made(shape: Sequence[int], like: Tensor) -> Tensor:
+    """As ``like.new_empty(shape)``, which torch composes in Python for meta tensors at four times the cost."""
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
+def _alike(tensor: Tensor) -> Tensor:
+    """As `torch.empty_like`, strides included."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _broadcast(operands: Sequence[Tensor]) -> torch.Size:

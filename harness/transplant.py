@@ -13,6 +13,7 @@ from harness.lifting import LiftFloat32
 from harness.noise import beside_noise
 from harness.randomness import ControlledRandomness, Draw
 from harness.subjects import SubjectError, first_line
+from harness.undrawn import Undrawn
 from harness.workbench import CLASSES, Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
 from reference.library import Reference
@@ -212,7 +213,7 @@ def build_reference(
     if channels != 3:
         size["in_channels"] = channels
     try:
-        with torch.device("meta"):  # its weights are replaced, so drawing initial ones would be for nothing
+        with torch.device("meta"), Undrawn():  # its weights are replaced, so drawing initial ones would be for nothing
             model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **(rates or {}))
     except KeyError:
         return None

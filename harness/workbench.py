@@ -18,6 +18,7 @@ from harness.architecture import Architecture, Family
 from harness.contract import expect_contract
 from harness.outputs import logits_of
 from harness.subjects import CHANNEL_KEYWORDS, SIZE_KEYWORDS, Subject, SubjectError, first_line
+from harness.undrawn import Undrawn
 
 CLASSES = 10
 """Classes of the models that are run on real values; facts are checked with 1,000."""
@@ -207,7 +208,7 @@ class Workbench:
         if self._failure is not None:
             raise self._failure
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), Undrawn():
                 model = self.build(num_classes, **keywords)
         except Exception:  # e.g. `.item()` on a schedule: only the CPU build decides whether that is a fault
             model = self.build(num_classes, **keywords)
