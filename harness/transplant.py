@@ -147,7 +147,7 @@ def _graft(
         if model is None:
             continue
         if not grafted:
-            with ControlledRandomness(batch=len(sample)):
+            with LiftFloat32(), ControlledRandomness(batch=len(sample)):
                 randomise(model, sample, seed=bench.seed + 1)
 
         def others(but: Reference = reference) -> Iterator[nn.Module]:

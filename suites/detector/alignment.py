@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
+from harness.shortcut import QuickConvolutions
 from harness.subjects import SubjectError, first_line
 from harness.transplant import load, state
 from harness.workbench import Workbench
@@ -53,14 +55,16 @@ class Twins:
     subject: Dense
     reference: Dense
     alignment: Alignment
+    values: Mapping[str, Tensor]
+    """What `fill` gives the reference."""
 
     def own_name(self, reference_name: str) -> str:
         """The subject's tensor or tensors that hold the reference's ``reference_name``, in words."""
         return ", ".join(plain(n) for n in self.alignment.subject_names(reference_name)) or plain(reference_name)
 
-    def transplant(self, seed: int) -> None:
+    def transplant(self) -> None:
         """The same random values in both: no bias at zero, no norm an identity, scores of many candidates near even."""
-        fill(self.reference, seed)
+        load(self.reference, self.values)
         self.share()
 
     def share(self) -> None:
@@ -93,7 +97,8 @@ def fill(model: nn.Module, seed: int) -> None:
     """Random values for every parameter and statistic of the reference, and scores and offsets of at most order one."""
     generator = torch.Generator().manual_seed(seed)
     sample = torch.rand(_enough(model), 3, *SIDES, dtype=torch.float64, generator=generator)
-    randomise(model, sample, seed=seed)
+    with QuickConvolutions():
+        randomise(model, sample, seed=seed)
     known = {name for name, _ in model.named_modules()}
     for name in (n for n in LAST if f"net.{n}" in known):
         layer = model.get_submodule(f"net.{name}")
@@ -128,10 +133,19 @@ def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32
         pytest.skip(f"{LIBRARY} is what others are compared with")
     subject, reference = _built(bench, min_size, max_size, divisible)
     made = Twins(
-        subject=subject, reference=reference, alignment=bench.shared("detector_alignment", lambda: _aligned(bench))
+        subject=subject,
+        reference=reference,
+        alignment=bench.shared("detector_alignment", lambda: _aligned(bench)),
+        values=bench.shared(f"detector_values_{min_size}_{max_size}_{divisible}", lambda: _filled(bench, reference)),
     )
-    made.transplant(bench.seed)
+    made.transplant()
     return made
+
+
+def _filled(bench: Workbench, reference: Dense) -> dict[str, Tensor]:
+    """Two passes through the reference, which the checks for images of one size share."""
+    fill(reference, bench.seed)
+    return {name: tensor.clone() for name, tensor in state(reference).items()}
 
 
 def _built(bench: Workbench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:

@@ -57,7 +57,7 @@ def check_parity_sampling(bench: Workbench) -> None:
     for annotated, what in ((CROWD, "169 boxes"), (ONE, "one box")):
         where = f"in train mode, all anchors scored alike, with {what} in an image: not as many anchors are sampled"
         _compare(bench, made, annotated, SIDE, "loss_objectness", where)
-    made.transplant(bench.seed)
+    made.transplant()
     _level(made, CLASSIFIER, lambda bias: torch.arange(len(bias), dtype=bias.dtype) - 1.5)
     where = "in train mode, all proposals scored alike, with 169 boxes in an image: not as many proposals are sampled"
     _compare(bench, made, CROWD, SIDE, "loss_classifier", where)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from harness.shortcut import QuickConvolutions
 from harness.subjects import SubjectError
 from harness.workbench import Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
@@ -20,6 +21,12 @@ gradient that is scaled, cut or turned in some layer is off by its own size ther
 
 
 def check_trunk(bench: Workbench) -> None:
+    """The trunk is the one that the network's name says, and every head reads its features; see `_compare`."""
+    with QuickConvolutions():
+        _compare(bench)
+
+
+def _compare(bench: Workbench) -> None:
     """With the weights of torchvision's trunk, and the class head as read-out, the class logits are the reference's, in
     eval mode and in train mode, for small images and large ones; the other heads read the same features, the ones that
     enter the reference's; each task's gradient of every weight of the trunk is what follows from that, and BatchNorm's
