@@ -236,7 +236,7 @@ def _assert_decay_in_proportion(bench: Workbench, full: dict[str, float]) -> Non
     whole = Plan(bench, CONVNET, optimizer=decaying_sgd)
     for _ in whole.phases():
         moved = rates(whole)
-    shrunk, due = full[HEAD_MATRIX], moved[HEAD_MATRIX] * WEIGHT_DECAY
+    shrunk, due = full.get(HEAD_MATRIX, 0.0), moved.get(HEAD_MATRIX, 0.0) * WEIGHT_DECAY
     assert abs(shrunk - due) <= (EQUAL - 1) * due, (
         f"{whole.who}: weight_decay={WEIGHT_DECAY} shrinks {HEAD_MATRIX} by {shrunk:.3g} a step; expected SGD's "
         f"{due:.3g}, its rate times the decay: another one acts"
