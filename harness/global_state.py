@@ -7,12 +7,16 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+CUDNN: Any = torch.backends.cudnn  # what sets the precision of its parts has no annotations
+DENORMAL = torch.full((1,), 1e-310, dtype=torch.float64)
+"""Zero to a processor that flushes such numbers."""
 
 
 def settings() -> dict[str, Any]:
@@ -27,6 +31,8 @@ def settings() -> dict[str, Any]:
         "cuDNN benchmark": torch.backends.cudnn.benchmark,
         "cuDNN deterministic": torch.backends.cudnn.deterministic,
         "cuDNN enabled": torch.backends.cudnn.enabled,
+        "cuDNN precision": (CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision),
+        "denormal numbers": bool(DENORMAL.add(0.0).any()),
         "oneDNN enabled": torch.backends.mkldnn.flags is not None and torch._C._get_mkldnn_enabled(),
         "flash attention": torch.backends.cuda.flash_sdp_enabled(),
         "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
@@ -102,6 +108,20 @@ def expect_settings(who: str, before: Mapping[str, Any], what: str) -> None:
         )
 
 
+def expect_no_trace(who: str, call: Callable[[], object], what: str) -> None:
+    """Raise AssertionError where ``call`` seeds a generator or changes a setting, which is then put back."""
+    before, drawn = settings(), []
+    try:
+        for start in (1, 2):
+            with generators(start):
+                call()
+                drawn.append(draw())
+            expect_settings(who, before, what)
+    finally:
+        restore(before)
+    expect_seeds_to_hold(who, drawn, what)
+
+
 def restore(before: Mapping[str, Any]) -> None:
     """Put torch's settings back to what `settings` gave."""
     torch.set_default_dtype(before["default dtype"])
@@ -113,6 +133,12 @@ def restore(before: Mapping[str, Any]) -> None:
     torch.backends.cudnn.benchmark = before["cuDNN benchmark"]
     torch.backends.cudnn.deterministic = before["cuDNN deterministic"]
     torch.backends.cudnn.enabled = before["cuDNN enabled"]
+    if (CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision) != before["cuDNN precision"]:
+        CUDNN.allow_tf32 = before["cuDNN precision"] == ("tf32", "tf32")  # the older switch sets both, and itself
+        for part, precision in zip((CUDNN.conv, CUDNN.rnn), before["cuDNN precision"], strict=True):
+            if part.fp32_precision != precision:
+                part.fp32_precision = precision
+    torch.set_flush_denormal(not before["denormal numbers"])
     torch._C._set_mkldnn_enabled(before["oneDNN enabled"])
     torch.backends.cuda.enable_flash_sdp(before["flash attention"])
     torch.backends.cuda.enable_mem_efficient_sdp(before["memory-efficient attention"])

@@ -283,3 +283,34 @@ def first_norm_frozen(num_classes: int = 91, *, norm: str = "batch", **settings:
         name = next(n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
         model.set_submodule(name, frozen.get_submodule(name))
     return model
+
+
+class LossesForTargets(Detector):
+    """Goes by whether there are targets, not by the mode."""
+
+    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
+        training = self.training
+        answer: Any = super().forward(images, targets) if targets is None else self.train()._losses(images, targets)
+        self.train(training)
+        return answer
+
+    def _losses(self, images: Sequence[Tensor], targets: Targets) -> Any:
+        return super().forward(images, targets)
+
+
+def _asked_with_targets(pair: Pair) -> float:
+    """One where a call in eval mode with targets gives no list."""
+    _, faulty = evidence.pair_of(pair)
+    targets = [_target([[2.0, 3.0, 40.0, 28.0]])] * 2
+    return float(not isinstance(faulty.eval()(evidence.images(), targets), list))
+
+
+@mutant(
+    DETECTOR,
+    "In eval mode, where targets are given, losses come for detections",
+    check="detector_interface",
+    category="state",
+    evidence=_asked_with_targets,
+)
+def losses_where_there_are_targets(model: Any) -> nn.Module:
+    return become(model, LossesForTargets)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.subjects import SubjectError
+from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, Detections, build, detect, images, losses, ready, target
 
@@ -26,6 +26,33 @@ def check_detector_interface(bench: Workbench) -> None:
     values = losses(bench, model, images(bench, (64, 64), (64, 64)), [target(*ANNOTATED)] * 2)
     wrong = {k: float(v.detach()) for k, v in values.items() if not bool(torch.isfinite(v)) or float(v.detach()) < 0}
     assert not wrong, f"{bench.who}: losses {wrong}; expected finite values, not below zero"
+    _check_other_keys(bench, model, values)
+
+
+def _check_other_keys(bench: Workbench, model: nn.Module, values: dict[str, Tensor]) -> None:
+    """What data sets add to a target (a number, an area, a crowd) changes no loss, and in eval mode targets nothing."""
+    given = images(bench, (64, 64), (64, 64))
+    extra = {"image_id": torch.tensor(7), "area": torch.tensor([1.0, 2.0]), "iscrowd": torch.tensor([1, 0])}
+    targets = [{**target(*ANNOTATED), **extra} for _ in given]
+    for name, value in losses(bench, model, given, targets).items():
+        off = abs(float(value.detach()) - float(values[name].detach()))
+        assert off <= EXACT * max(1.0, abs(float(value.detach()))), (
+            f"{bench.who}: {name} differs by {off:.2g} where targets also have {', '.join(extra)}; expected the same"
+        )
+    alone = detect(bench, model, given)
+    try:
+        with torch.no_grad():
+            found = model(given, targets)
+    except Exception as error:
+        raise SubjectError(
+            f"{bench.who}: in eval mode, with targets, raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+    assert isinstance(found, list), (
+        f"{bench.who}: in eval mode, with targets, gave {type(found).__name__}; expected detections, as without targets"
+    )
+    assert len(found) == len(given), f"{bench.who}: in eval mode, with targets, gave {len(found)} dicts; expected two"
+    for number, (got, expected) in enumerate(zip(found, alone, strict=True)):
+        _same(bench, got, expected, f"image {number} in eval mode with targets and without")
 
 
 def sound(bench: Workbench, found: dict[str, Tensor], size: tuple[int, int]) -> None:

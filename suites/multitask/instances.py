@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,8 +10,16 @@ from torch import Tensor, nn
 
 from harness.checks.initialisation import WIDEST
 from harness.checks.state import expect_strict
-from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
-from harness.subjects import first_line
+from harness.global_state import (
+    draw,
+    expect_no_trace,
+    expect_seeds_to_hold,
+    expect_settings,
+    generators,
+    restore,
+    settings,
+)
+from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
 
@@ -53,7 +62,7 @@ def check_instances(bench: Workbench) -> None:
 
 def check_task_memory(bench: Workbench) -> None:
     """A second instance with the first one's ``state_dict`` gives the same outputs, and so does the first one after
-    other images, though they lie in the same memory. A state of another network is refused."""
+    other images, though they lie in the same memory. A state of another network is refused. A pass leaves nothing."""
     model, second = live(bench), network(bench).double().eval()
     one, two = bench.images(2, 64, seed=1), bench.images(2, 64, seed=2)
     expected = {images: _answers(bench, model, given) for images, given in (("first", one), ("second", two))}
@@ -79,6 +88,36 @@ def check_task_memory(bench: Workbench) -> None:
         assert off < GUARD, (
             f"{bench.who}: after the values of its input were overwritten, {task} is off by {off:.1e}; expected that "
             "of the new images: features are cached"
+        )
+    _expect_nothing_left(bench, second.train(), one)
+
+
+def _expect_nothing_left(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """After a pass in train mode: gradients that are there stay, no tensor of the graph is kept, and the process is as
+    it was. Images of NaN give no numbers."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    expect_no_trace(bench.who, lambda: outputs(bench, model, images), "a pass in train mode")
+    gone = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad == 1).all())]
+    assert not gone, (
+        f"{bench.who}: a pass in train mode changes or clears the gradients of {', '.join(gone[:3])}; expected them to "
+        "stay: micro-batches add up"
+    )
+    model.zero_grad(set_to_none=True)
+    try:
+        copy.deepcopy(model)
+    except Exception as error:
+        raise AssertionError(
+            f"{bench.who}: after a pass in train mode copy.deepcopy raises {type(error).__name__}: "
+            f"{first_line(error)}; expected a copy (a tensor of the graph is kept on a module?)"
+        ) from error
+    try:
+        answers = _answers(bench, model.eval(), torch.full_like(images[:1], torch.nan))
+    except SubjectError:
+        return
+    for task, answer in answers.items():
+        assert not bool(answer.isfinite().all()), (
+            f"{bench.who}: {task} of an image of NaN is finite; expected NaN, or an error: what is wrong must show"
         )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.global_state import expect_no_trace
 from harness.reproduce import describe_failure
 from harness.strategies import examples
 from harness.subjects import SubjectError, first_line
@@ -118,18 +119,41 @@ def _assert_same(
 
 def check_loss_value(bench: Workbench) -> None:
     """A scalar, and with its gradients the weighted sum (1, 0.5, 0.2) of cross-entropy, mean squared error and one
-    minus the cosine similarity, each the mean over the batch, for batches of 1 to 33, and embedding targets of any
-    length. What is passed stays as it is."""
-    for batch, length in ((1, 2.0), (2, 0.01), (7, 100.0), (33, 2.0)):
+    minus the cosine similarity, each the mean over the batch, for batches of 1 to 200, boxes far off, and embedding
+    targets of any length. NaN in an answer or in a label that is not masked shows. What is passed stays as it is."""
+    for batch, length in ((1, 2.0), (2, 0.01), (7, 100.0), (33, 2.0), (200, 2.0)):
         outputs, targets = drawn(batch, seed=batch, length=length)
         expected = combined(by_hand(outputs, targets))
         what = f"for a batch of {batch} and embedding targets of length {float(targets[2].norm(dim=1).mean()):.2g}"
         _assert_same(bench, what, loss(bench, outputs, targets), expected, outputs)
-    _assert_finite_for_sure_answers(bench)
+    outputs, (classes, box, embedding) = drawn(5, seed=4)
+    far = (classes, SURE * box, embedding)
+    expected = combined(by_hand(outputs, far))
+    _assert_same(bench, f"for boxes that are off by {SURE:g}", loss(bench, outputs, far), expected, outputs)
+    _assert_right_for_sure_answers(bench)
     _assert_dtype_of_outputs(bench)
+    _assert_nan_shows(bench)
+    expect_no_trace(bench.who, lambda: loss(bench, *drawn(2)), "calling it")
 
 
-def _assert_finite_for_sure_answers(bench: Workbench) -> None:
+def _assert_nan_shows(bench: Workbench) -> None:
+    """It makes the loss NaN, or is refused: what hides it trains on, on a network that is lost."""
+    for number, task in enumerate(TASKS):
+        for what in ("the output", "the target")[: 1 if task == "classes" else 2]:
+            outputs, targets = drawn(3)
+            spoilt = (outputs, targets)[what == "the target"][number].detach()
+            spoilt[1] = torch.nan
+            try:
+                value = bench.subject.factory(outputs, targets)
+            except Exception:
+                continue
+            assert not bool(value.isfinite()), (
+                f"{bench.who}: NaN in {what} of {task}, without a mask, gives a loss of {float(value.detach()):.4g}; "
+                "expected NaN, or an error"
+            )
+
+
+def _assert_right_for_sure_answers(bench: Workbench) -> None:
     """Logits of some thousands, whose exponential float64 can't hold, as float32 can't hold that of 89."""
     outputs, targets = drawn(5, seed=3)
     sure = Outputs(*((SURE * o if task == "classes" else o).detach().requires_grad_() for task, o in _named(outputs)))
@@ -140,6 +164,13 @@ def _assert_finite_for_sure_answers(bench: Workbench) -> None:
         f"{bench.who}: for class logits up to {float(sure.classes.detach().abs().max()):.0f} the loss is "
         f"{float(value.detach()):.4g}, or a gradient is not finite; expected finite numbers (log_softmax or logsumexp, "
         "not the logarithm of a sum of exponentials)"
+    )
+    entropy = -F.log_softmax(sure.classes, dim=1).gather(1, targets[0][:, None]).mean()
+    expected = combined([entropy, *by_hand(outputs, targets)[1:]])
+    off = abs(float((value - expected).detach())) / float(expected.detach())
+    assert off <= ROUNDING, (
+        f"{bench.who}: for class logits up to {float(sure.classes.detach().abs().max()):.0f} the loss is "
+        f"{float(value.detach()):.10g}; expected {float(expected.detach()):.10g}"
     )
 
 

@@ -28,6 +28,8 @@ ROUNDING = 1e-9
 GUARD = 1e-6
 """A guard against division by zero, 1e-8 is usual, moves a normalised vector by as much over its length."""
 FACTOR = -2.0
+FAINT = 1e-3
+"""Of the embedding's weights: far above any guard, and below what an epsilon of a hundredth leaves alone."""
 CONTRACT = "expected a tuple, dict or dataclass with tensors of shape (batch, 10), (batch, 4) and (batch, 128)"
 
 
@@ -65,7 +67,7 @@ def outputs(
         raise SubjectError(
             f"{bench.who}: forward on images {tuple(images.shape)} raised {type(error).__name__}: {first_line(error)}"
         ) from error
-    assert images.is_meta or torch.equal(images, before), (
+    assert images.is_meta or torch.allclose(images, before, rtol=0.0, atol=0.0, equal_nan=True), (
         f"{bench.who}: the forward pass changes its input tensor (an in-place operation on the images)"
     )
     for task, tensor in found.items():
@@ -266,7 +268,7 @@ def check_linear_heads(bench: Workbench) -> None:
 
 def check_embedding_norm(bench: Workbench) -> None:
     """Every embedding has length one: alone and in a batch, for loud and faint images; what is zero stays finite."""
-    model = live(bench)
+    model, own = live(bench), [p for p in pieces(bench) if p.tasks == ("embedding",)]
     with torch.no_grad():
         for batch, gain in ((1, 1.0), (3, 1.0), (3, 30.0), (2, 0.03)):
             lengths = outputs(bench, model, gain * bench.images(batch, 64))["embedding"].norm(dim=1)
@@ -274,6 +276,7 @@ def check_embedding_norm(bench: Workbench) -> None:
             assert worst < GUARD, (
                 f"{bench.who}: embeddings of a batch of {batch} have lengths {_numbers(lengths)}; expected 1 each"
             )
+        _assert_faint(bench, own)
         dead = network(bench).double().eval()
         for parameter in dead.parameters():
             parameter.zero_()
@@ -282,6 +285,24 @@ def check_embedding_norm(bench: Workbench) -> None:
             f"{bench.who}: where the embedding's layer gives zeros, dividing by their length gives "
             f"{float(embedding.flatten()[0])}; expected finite numbers, as torch.nn.functional.normalize gives"
         )
+
+
+def _assert_faint(bench: Workbench, own: list[Piece]) -> None:
+    """A head whose weights are a thousandth gives embeddings of length one, to a guard of 1e-8 over that length."""
+    model = live(bench)
+    kept = [p.of(model).clone() for p in own]
+    try:
+        for piece, value in zip(own, kept, strict=True):
+            piece.write(model, FAINT * value)
+        lengths = outputs(bench, model, images(bench))["embedding"].norm(dim=1)
+    finally:
+        for piece, value in zip(own, kept, strict=True):
+            piece.write(model, value)
+    worst = float((lengths - 1).abs().max())
+    assert worst < GUARD / FAINT, (
+        f"{bench.who}: with the weights of its head at {FAINT:g} of what they are, embeddings have lengths "
+        f"{_numbers(lengths)}; expected 1 each: the guard against division by zero acts on what is far from zero"
+    )
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

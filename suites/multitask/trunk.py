@@ -19,6 +19,11 @@ GRADIENTS = 1e-6
 """Relative. Random directions and weights leave rounding through 50 layers of BatchNorm at 1e-9 or less; a task's
 gradient that is scaled, cut or turned in some layer is off by its own size there."""
 
+LOUD = 30.0
+"""Of images: many times what normalised ones hold."""
+LOUDEST = 1e6
+"""Of gradients, which are in proportion to what they come from: those that are clipped are not."""
+
 
 def check_trunk(bench: Workbench) -> None:
     """The trunk is the one that the network's name says, and every head reads its features; see `_compare`."""
@@ -55,7 +60,7 @@ def _compare(bench: Workbench) -> None:
             if piece.tasks == ("classes",) and piece.size == parameter.numel():
                 piece.write(ours.net, _laid_out(parameter.detach(), piece.of(ours.net)))
     trunk = {n: p for n, p in theirs.named_parameters() if n not in head}
-    for mode, images in (("eval", bench.images(1, 160, 224)), ("eval", sample), ("train", sample)):
+    for mode, images in (("eval", LOUD * bench.images(1, 160, 224)), ("eval", sample), ("train", sample)):
         gradients = len(images) > 1
         expected = _expected(bench, theirs.train(mode == "train"), ours.net, images)
         answers = outputs(bench, ours.train(mode == "train").net, images)
@@ -95,7 +100,7 @@ def _compare_gradients(
     trunk: Mapping[str, nn.Parameter],
     alignment: Alignment,
 ) -> None:
-    direction = torch.linspace(-1.0, 1.3, wanted.numel(), dtype=wanted.dtype).view(wanted.shape)
+    direction = LOUDEST * torch.linspace(-1.0, 1.3, wanted.numel(), dtype=wanted.dtype).view(wanted.shape)
     named = {n: p for n, p in ours.named_parameters() if p.requires_grad}
     keep = {"retain_graph": True, "allow_unused": True}
     there = dict(zip(trunk, torch.autograd.grad(wanted, list(trunk.values()), direction, **keep), strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.global_state import expect_no_trace
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.losses import ROUNDING
@@ -48,7 +49,9 @@ def _weighted(bench: Workbench, module: nn.Module, log_variances: Sequence[float
 
 def check_log_variances(bench: Workbench) -> None:
     """One trainable number per task, among the module's parameters and its ``state_dict``, where an optimizer and a
-    checkpoint find it; small at first, so that no task starts switched off."""
+    checkpoint find it; small at first, so that no task starts switched off. Making it seeds nothing, and changes no
+    setting of the process."""
+    expect_no_trace(bench.who, lambda: _weighting(bench), "making it")
     for tasks in (2, len(TASKS), 5) if inspect.signature(bench.subject.factory).parameters else (len(TASKS),):
         module = _weighting(bench, tasks)
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -79,6 +82,7 @@ def check_weighted_sum(bench: Workbench) -> None:
         ((1.0, -2.0, 0.5), (0.7, 2.0, 0.1), False),
         ((-3.0, 3.0, 0.0), (0.01, 50.0, 7.0), True),
         ((-6.0, 6.0, 5.0), (0.02, 300.0, 90.0), True),
+        ((0.5, 0.0, -0.5), (4e4, 3e5, 1e6), True),
     ):
         given_losses = torch.tensor(some, dtype=torch.float64, requires_grad=True)
         module.train(train)
@@ -115,7 +119,12 @@ def check_weighting_learns(bench: Workbench) -> None:
     """The gradient of every log-variance is the derivative of the value: nothing is cut off."""
     check_log_variances(bench)
     module = _weighting(bench)
-    losses = torch.tensor([0.7, 2.0, 0.1], dtype=torch.float64)
+    for losses in ([0.7, 2.0, 0.1], [7e3, 2e4, 1e3]):
+        _assert_derivative(bench, module, torch.tensor(losses, dtype=torch.float64))
+
+
+def _assert_derivative(bench: Workbench, module: nn.Module, losses: Tensor) -> None:
+    """Central differences of 1e-5 are off by 1e-10 times the value, which is the slope's size, and by its rounding."""
     values = [0.3, -0.4, 0.2]
     module.zero_grad()
     value = _weighted(bench, module, values, losses)
@@ -131,7 +140,7 @@ def check_weighting_learns(bench: Workbench) -> None:
             for d in (-step, step)
         ]
         slope = (ends[1] - ends[0]) / (2 * step)
-        assert abs(float(flat[task]) - slope) < 1e-6, (
+        assert abs(float(flat[task]) - slope) < 1e-6 * max(1.0, float(losses.max())), (
             f"{bench.who}: the gradient of log-variance {task} is {float(flat[task]):.4g}; expected {slope:.4g}"
         )
 

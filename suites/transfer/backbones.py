@@ -1,8 +1,8 @@
 """Small networks that recipes are judged on, with the order of their layers written down rather than worked out.
 
 They differ in what a recipe can trip over: BatchNorm's statistics, LayerNorm, parameters that belong to no submodule,
-a head inside a container, dropout, stochastic depth, a weight that two layers share, a library's own grouping, more
-than ten blocks.
+a head inside a container or of several layers, dropout, stochastic depth, a weight that two layers share, a library's
+own grouping, more than ten blocks.
 """
 
 from __future__ import annotations
@@ -67,23 +67,25 @@ class Backbone:
 
 class ConvNet(nn.Module):
     """Four convolutions with BatchNorm; two stages share a convolution where ``tied``. The head is ``fc``, and the name
-    of another layer begins so too."""
+    of another layer begins so too; it is a norm and a linear layer where ``headed``."""
 
-    def __init__(self, *, tied: bool = False) -> None:
+    def __init__(self, *, tied: bool = False, headed: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
         self.stage1 = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.stage2 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.fc_mix = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, CLASSES)
+        linear = nn.Linear(8, CLASSES)
+        self.fc = nn.Sequential(nn.BatchNorm1d(8), linear) if headed else linear
         if tied:
             self.fc_mix[0].weight = self.stage2[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, height, width) -> (batch, 5)."""
         x = self.fc_mix(self.stage2(self.stage1(self.stem(x))))
-        return self.fc(self.pool(x).flatten(1))
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
+        return logits
 
 
 class DeepNet(nn.Module):
@@ -160,6 +162,12 @@ TIED = Backbone(
     build=lambda: ConvNet(tied=True),
     head="fc",
     layers=(("stem",), ("stage1",), ("stage2", "fc_mix"), ("fc",)),
+)
+HEADED = Backbone(
+    name="a network whose head is a BatchNorm and a linear layer",
+    build=lambda: ConvNet(headed=True),
+    head="fc",
+    layers=CONVNET.layers,
 )
 TORCHVISION_VIT = Backbone(
     name="a small torchvision VisionTransformer",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, PLAIN, TORCHVISION_VIT
+from suites.transfer.backbones import CONVNET, HEADED, PLAIN, TORCHVISION_VIT
 from suites.transfer.schedule import by_steps
-from suites.transfer.training import Plan, some, train_step, uncounted
+from suites.transfer.training import Plan, loud_step, some, train_step, uncounted
 from suites.transfer.twin import hold, twin_optimizer
 
 STEPS = 2
@@ -21,6 +24,11 @@ steps through ReLU and BatchNorm amplify a thousandfold; a rate, a statistic or 
 OTHER_SEED = 7
 SIZES = (12, 6, 40)
 """Images in a batch, in turns: some faults depend on their number."""
+LOUDNESS = 1e8
+"""Of a loss whose gradients no clipping that is meant to act on ordinary ones leaves alone."""
+GRADIENTS = 1e-5
+"""Relative, of gradients at weights that are equal to `SAME` or, as a rule, to 1e-12; what is clipped at a norm of 1e6,
+or lost of one of two batches, is off by a tenth and more."""
 
 
 def check_trajectory(bench: Workbench) -> None:
@@ -29,9 +37,9 @@ def check_trajectory(bench: Workbench) -> None:
     The loop trains a twin with the rates, decays and momentum that the recipe's groups declare, holds in eval mode what
     does not train, and does nothing else. Whatever the recipe does beside that (hooks on gradients, steps of its own,
     another forward pass, a scale that is declared and not applied) parts them. Between the steps the recipe's
-    network is put in eval mode, as a loop that validates would.
+    network is put in eval mode, as a loop that validates would. A last step adds up the gradients of two loud batches.
     """
-    for backbone in PLAIN:
+    for backbone in (*PLAIN, HEADED):
         plan = Plan(bench, backbone)
         twin = backbone.model()
         optimizer: Optimizer | None = None
@@ -49,6 +57,38 @@ def check_trajectory(bench: Workbench) -> None:
                 hold(twin)
                 train_step(twin, optimizer, backbone.batch(step, size), plan.who)
         _assert_same(plan, dict(twin.state_dict()), f"after {step} steps", "a plain loop with the same groups")
+        assert optimizer is not None
+        _assert_same_gradients(plan, twin, optimizer, step)
+
+
+def _assert_same_gradients(plan: Plan, twin: nn.Module, optimizer: Optimizer, step: int) -> None:
+    """Gradients add up over two batches, and are in proportion to the loss, however large: they are nobody's to clip.
+
+    They are read after the optimizer's step, before which a hook may act on them too; None where one takes them away.
+    """
+    hold(twin)
+    plan.model.train()
+    loud_step(plan.model, plan.optimizer, _in_one_place(plan, step), plan.who, loudness=LOUDNESS)
+    loud_step(twin, optimizer, _in_one_place(plan, step), plan.who, loudness=LOUDNESS)
+    own = dict(twin.named_parameters())
+    pairs = {n: (p.grad, own[n].grad) for n, p in plan.given.named_parameters() if n in own}
+    both = {n: (got, wanted) for n, (got, wanted) in pairs.items() if got is not None and wanted is not None}
+    least = 1e-6 * max((float(wanted.norm()) for _, wanted in both.values()), default=0.0)
+    errors = {n: float((got - wanted).norm()) / max(float(wanted.norm()), least) for n, (got, wanted) in both.items()}
+    off = [n for n, error in errors.items() if not error <= GRADIENTS]
+    assert not off, (
+        f"{plan.who}: of two batches whose gradients add up, and whose losses are {LOUDNESS:.0e} times as large, the "
+        f"gradient of {some(off)} differs from a plain loop's by {errors[off[0]]:.1e} (relative); expected at most "
+        f"{GRADIENTS:.0e}: gradients are clipped, or cleared by the forward pass, or features are those of the first"
+    )
+
+
+def _in_one_place(plan: Plan, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Two batches, the second written over the first one's images, as loaders that reuse their memory do."""
+    place = plan.backbone.batch(step)[0]
+    for number in (1, 2):
+        images, labels = plan.backbone.batch(step + number)
+        yield place.copy_(images), labels
 
 
 def check_resume(bench: Workbench) -> None:
@@ -56,6 +96,7 @@ def check_resume(bench: Workbench) -> None:
 
     Saved are the network's state and the recipe's (``state_dict`` of what it returned where it has one, else of the
     optimizer and the scheduler); the other process starts from other weights. Once with a schedule and once without.
+    What enters the next phase and has a ``state_dict`` of its own keeps the phase there; else the caller enters it.
     """
     for backbone, keywords in ((CONVNET, {"scheduler": by_steps}), (TORCHVISION_VIT, {})):
         whole = Plan(bench, backbone, **keywords)
@@ -65,9 +106,18 @@ def check_resume(bench: Workbench) -> None:
         for number, (phase, _) in enumerate(steps[:stop]):
             _train(first.to_phase(phase), number)
         saved, kept = first.state(), first.saved()
-        second = Plan(bench, backbone, seed=OTHER_SEED, **keywords).to_phase(first.phase)
+        second = Plan(bench, backbone, seed=OTHER_SEED, **keywords)
+        if not second.keeps_phase:
+            second.to_phase(first.phase)
         second.given.load_state_dict(saved)
         second.restore(kept)
+        second.phase = first.phase
+        missing = sorted(first.trainable() ^ second.trainable())
+        assert not missing, (
+            f"{second.who}: resumed in phase {first.phase} from its own state, {some(missing)} "
+            f"{'trains' if missing[0] in second.trainable() else 'is frozen'}, which it was not to; expected the phase "
+            "in what its state_dict() saves"
+        )
         for number, (phase, _) in enumerate(steps[stop:], start=stop):
             _train(second.to_phase(phase), number)
         _assert_same(second, whole.state(), f"resumed after {stop} of {len(steps)} steps", "an uninterrupted run")

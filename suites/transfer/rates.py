@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from harness.workbench import Workbench
-from suites.transfer.backbones import CONVNET, DEEP, PLAIN, STOCHASTIC, TIED, TORCHVISION_VIT
+from suites.transfer.backbones import CONVNET, DEEP, HEADED, PLAIN, STOCHASTIC, TIED, TORCHVISION_VIT
 from suites.transfer.probe import decays, rates
 from suites.transfer.training import LR, MOMENTUM, WEIGHT_DECAY, Plan, momentum_sgd, some
 
 DEFAULT_DECAY = 0.03
+HEAD_MATRIX = "fc.weight"
+"""Of `CONVNET`. Earlier layers may have less weight decay, as they have lower rates."""
 EQUAL = 1 + 1e-6
 """Two measured rates are the same up to this factor: they are read off a float64 step, where rounding is 1e-16."""
 SPARE_VECTORS = ("two_learning_rates", "gradual_unfreezing", "layerwise_decay")
@@ -26,7 +28,7 @@ def check_groups(bench: Workbench) -> None:
 
     Recipes that train everything leave nothing frozen in their last phase; `feature_extraction` trains the head alone.
     """
-    for backbone in (*PLAIN, TIED, STOCHASTIC):
+    for backbone in (*PLAIN, TIED, STOCHASTIC, HEADED):
         plan = Plan(bench, backbone)
         for phase in plan.phases():
             listed = [p for group in plan.optimizer.param_groups for p in group["params"]]
@@ -207,7 +209,8 @@ def check_decay_groups(bench: Workbench) -> None:
 
     What is neither (class token, position embedding, layer scale) may do either; and so may norms and biases in recipes
     that need no groups: torch's own optimizers decay all that they are given. The optimizer has a default weight decay,
-    as AdamW does: what is to be left alone needs a group that says so.
+    as AdamW does: what is to be left alone needs a group that says so. Of the optimizer that was given, which is SGD, a
+    quarter of the weight decay shrinks by a quarter, and none by nothing.
     """
     for backbone in (CONVNET, *PLAIN[1:]):
         plan = Plan(bench, backbone, optimizer=decaying_sgd)
@@ -224,6 +227,29 @@ def check_decay_groups(bench: Workbench) -> None:
         left = [n for n in matrices if n in measured and not measured[n] > 0]
         assert not left, (
             f"{plan.who}: weight_decay={WEIGHT_DECAY} does not act on {some(left)}; expected it to shrink them"
+        )
+        if backbone is CONVNET and "optimizer" in plan.keywords:
+            _assert_decay_in_proportion(bench, measured)
+
+
+def _assert_decay_in_proportion(bench: Workbench, full: dict[str, float]) -> None:
+    whole = Plan(bench, CONVNET, optimizer=decaying_sgd)
+    for _ in whole.phases():
+        moved = rates(whole)
+    shrunk, due = full.get(HEAD_MATRIX, 0.0), moved.get(HEAD_MATRIX, 0.0) * WEIGHT_DECAY
+    assert abs(shrunk - due) <= (EQUAL - 1) * due, (
+        f"{whole.who}: weight_decay={WEIGHT_DECAY} shrinks {HEAD_MATRIX} by {shrunk:.3g} a step; expected SGD's "
+        f"{due:.3g}, its rate times the decay: another one acts"
+    )
+    for asked in (WEIGHT_DECAY / 4, 0.0):
+        plan = Plan(bench, CONVNET, optimizer=decaying_sgd, weight_decay=asked)
+        for _ in plan.phases():
+            measured = decays(plan)
+        expected = {n: decay * asked / WEIGHT_DECAY for n, decay in full.items()}
+        off = [n for n, e in expected.items() if not abs(measured.get(n, 0.0) - e) <= (EQUAL - 1) * abs(e)]
+        assert not off, (
+            f"{plan.who}: weight_decay={WEIGHT_DECAY} shrinks {off[0]} by {full[off[0]]:.3g}, and weight_decay={asked} "
+            f"by {measured.get(off[0], 0.0):.3g}; expected {expected[off[0]]:.3g}: what is asked for does not act"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -179,10 +179,20 @@ class Plan:
                 f"{self.who}: loading its own state raised {type(error).__name__}: {first_line(error)}"
             ) from error
 
-    def _keepers(self) -> list[Any]:
+    @property
+    def keeps_phase(self) -> bool:
+        """Whether what enters the next phase has a state of its own, of which the phase is then part."""
+        own = self._own_keeper()
+        return own is not None and callable(getattr(own, "advance", None))
+
+    def _own_keeper(self) -> Any:
         known = (nn.Module, Optimizer, LRScheduler)
         own = [p for p in self._parts if not isinstance(p, known) and hasattr(p, "load_state_dict")]
-        keeper = own[0] if len(own) == 1 else self.optimizer
+        return own[0] if len(own) == 1 else None
+
+    def _keepers(self) -> list[Any]:
+        own = self._own_keeper()
+        keeper = self.optimizer if own is None else own
         scheduler = self.scheduler
         if scheduler is None or scheduler is getattr(keeper, "scheduler", None):
             return [keeper]
@@ -191,15 +201,24 @@ class Plan:
 
 def train_step(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor], who: str) -> float:
     """Zero the gradients, cross-entropy, backward, step. Raises SubjectError where any of it raises."""
-    images, labels = batch
+    return loud_step(model, optimizer, [batch], who, loudness=1.0)
+
+
+def loud_step(
+    model: nn.Module, optimizer: Optimizer, batches: Iterable[tuple[Tensor, Tensor]], who: str, *, loudness: float
+) -> float:
+    """As `train_step`, with the gradients of all ``batches`` added up, of losses ``loudness`` times as large."""
+    total = 0.0
     try:
         optimizer.zero_grad()
-        loss = cross_entropy(logits_of(model(images), CLASSES), labels)
-        loss.backward()
+        for images, labels in batches:
+            loss = loudness * cross_entropy(logits_of(model(images), CLASSES), labels)
+            loss.backward()
+            total += float(loss.detach())
         optimizer.step()
     except RAISED as error:
         raise SubjectError(f"{who}: a training step raised {type(error).__name__}: {first_line(error)}") from error
-    return float(loss.detach())
+    return total
 
 
 def _takes(recipe: Callable[..., Any], keyword: str) -> bool:
