@@ -37,6 +37,7 @@ MUTANTS = (
     "draws",
     "moves",
     "derivatives",
+    "starts",
     "transfer_frozen",
     "transfer_rates",
     "transfer_modes",
