@@ -37,6 +37,7 @@ MUTANTS = (
     "draws",
     "moves",
     "derivatives",
+    "tuning",
     "starts",
     "transfer_frozen",
     "transfer_rates",
