@@ -274,6 +274,7 @@ def check_mode_switch(bench: Workbench) -> None:
     before = dict(model.named_parameters())
     _expect_training_restored(bench)
     _expect_norms_to_freeze(bench)
+    _expect_frozen_norms_to_be_used(bench, model, images)
     model.train()
     model.eval()
     got = _forward(bench, model, images)
@@ -339,6 +340,26 @@ def _expect_norms_to_freeze(bench: Workbench) -> None:
         f"{bench.who}: with its BatchNorms in eval mode, as fine-tuning freezes them, and the rest in train mode a "
         f"pass moves the statistics of {', '.join(moved[:5])}; expected them to follow their own mode"
     )
+
+
+def _expect_frozen_norms_to_be_used(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """Where every norm is a BatchNorm in eval mode and nothing is drawn, train mode computes what eval mode does."""
+    made = transplant(bench)
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in model.modules() if isinstance(m, kind) and m is not model]
+    if not norms or len(norms) != sum(isinstance(m, kind) for m in made.grafted[0].model.modules()):
+        return
+    expected = _forward(bench, model, images)
+    model.train()
+    try:
+        for norm in norms:
+            norm.eval()
+        with torch.no_grad(), LiftFloat32(), ControlledRandomness(batch=len(images)) as randomness:
+            got = bench.logits(model, images).clone()
+    finally:
+        model.eval()
+    if not randomness.draws:
+        _same(bench, "in train mode with every BatchNorm in eval mode", got, expected, _bound(bench))
 
 
 def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:

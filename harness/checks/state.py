@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -50,6 +51,7 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
+    _expect_pickled(bench, second, images, expected)
     _expect_copy_apart(bench, second, images, expected)
     _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
 
@@ -106,6 +108,20 @@ def _expect_the_same_inside_another(bench: Workbench, model: nn.Module, images: 
         f"{off:.1e}, expected at most {bound:.1e}: its eval() does what train(False), which a parent calls, does not"
     )
     model.eval()
+
+
+def _expect_pickled(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Pickled, as ``torch.save`` and other processes get it, it is the same network."""
+    try:
+        again = pickle.loads(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)).double().eval()
+    except Exception as error:  # it holds a lock or a lambda
+        bench.notes["pickle"] = f"can't be pickled ({type(error).__name__})"
+        return
+    off, bound = rowwise(_forward(bench, again, images), expected), _bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: pickled and read again its logits are off by {off:.1e}, expected at most {bound:.1e}: its own "
+        "__reduce__ or __getstate__ leaves something out"
+    )
 
 
 def _expect_copy_apart(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:

@@ -38,6 +38,7 @@ MUTANTS = (
     "moves",
     "derivatives",
     "tuning",
+    "outside",
     "starts",
     "transfer_frozen",
     "transfer_rates",
