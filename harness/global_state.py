@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ import torch
 CUDNN: Any = torch.backends.cudnn  # what sets the precision of its parts has no annotations
 DENORMAL = torch.full((1,), 1e-310, dtype=torch.float64)
 """Zero to a processor that flushes such numbers."""
+ENVIRONMENT = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "PYTHONHASHSEED",
+)
+"""Variables by which a user chooses devices, threads and seeds; libraries that are imported late set others."""
 
 
 def settings() -> dict[str, Any]:
@@ -41,6 +51,15 @@ def settings() -> dict[str, Any]:
         "anomaly detection": torch.is_anomaly_enabled(),
         "cyclic garbage collection": gc.isenabled(),
         "level below which logging is disabled": logging.root.manager.disable,
+        "level of the root logger": logging.root.level,
+        "NumPy's handling of errors": np.geterr(),
+        "NumPy's print options": np.get_printoptions(),
+        "torch's print options": dict(vars(torch._tensor_str.PRINT_OPTS)),
+        "sums of float16 in float16": torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+        "sums of bfloat16 in bfloat16": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "sharing between processes": torch.multiprocessing.get_sharing_strategy(),
+        "what an interrupt does": signal.getsignal(signal.SIGINT),
+        **{f"the environment's {name}": os.environ.get(name) for name in ENVIRONMENT},
         "working directory": os.getcwd(),
         "hooks on all modules": tuple(key for hooks in _hooks() for key in hooks),
         "silenced warnings": sum(_silences_all(f) for f in warnings.filters),
@@ -147,6 +166,21 @@ def restore(before: Mapping[str, Any]) -> None:
     torch.autograd.set_detect_anomaly(before["anomaly detection"])
     (gc.enable if before["cyclic garbage collection"] else gc.disable)()
     logging.disable(before["level below which logging is disabled"])
+    logging.root.setLevel(before["level of the root logger"])
+    np.seterr(**before["NumPy's handling of errors"])
+    np.set_printoptions(**before["NumPy's print options"])
+    vars(torch._tensor_str.PRINT_OPTS).update(before["torch's print options"])
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = before["sums of float16 in float16"]
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = before["sums of bfloat16 in bfloat16"]
+    torch.multiprocessing.set_sharing_strategy(before["sharing between processes"])
+    if signal.getsignal(signal.SIGINT) != before["what an interrupt does"]:
+        signal.signal(signal.SIGINT, before["what an interrupt does"])
+    for name in ENVIRONMENT:
+        value = before[f"the environment's {name}"]
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     for hooks in _hooks():
         for key in [k for k in hooks if k not in before["hooks on all modules"]]:
             del hooks[key]

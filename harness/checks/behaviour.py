@@ -242,17 +242,22 @@ def check_memory_format(bench: Workbench) -> None:
 
 
 def _same_training(bench: Workbench, model: nn.Module, images: Tensor, laid_out: Tensor) -> None:
-    """A training step on the same values in another layout gives the same logits and gradients."""
-    plain, other = (run(bench, model, i, train=True) for i in (images, laid_out))
-    _same(bench, "in train mode with an input that is channels_last", other.logits, plain.logits, CEILING)
+    """A training step on the same values in another layout, of the weights too, gives the same logits and gradients."""
+    plain = run(bench, model, images, train=True)
+    try:
+        model.to(memory_format=torch.channels_last)
+        other = run(bench, model, laid_out, train=True)
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+    _same(bench, "in train mode with weights and input in channels_last", other.logits, plain.logits, CEILING)
     given = {n: g for n, g in plain.gradients.items() if g is not None}
     least = 1e-6 * max((g.norm().item() for g in given.values()), default=0.0)
     for name, gradient in given.items():
         there = other.gradients[name]
         error = float("inf") if there is None else relative(there, gradient, max(gradient.norm().item(), least))
         assert error <= CEILING, (
-            f"{bench.who}: in train mode an input that is channels_last gives {name} another gradient, off by "
-            f"{error:.1e}; expected at most {CEILING:.0e} (relative, float64)"
+            f"{bench.who}: in train mode weights and an input in channels_last give {name} another gradient, off "
+            f"by {error:.1e}; expected at most {CEILING:.0e} (relative, float64)"
         )
 
 
@@ -269,6 +274,7 @@ def check_mode_switch(bench: Workbench) -> None:
     before = dict(model.named_parameters())
     _expect_training_restored(bench)
     _expect_norms_to_freeze(bench)
+    _expect_frozen_norms_to_be_used(bench, model, images)
     model.train()
     model.eval()
     got = _forward(bench, model, images)
@@ -336,6 +342,26 @@ def _expect_norms_to_freeze(bench: Workbench) -> None:
     )
 
 
+def _expect_frozen_norms_to_be_used(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """Where every norm is a BatchNorm in eval mode and nothing is drawn, train mode computes what eval mode does."""
+    made = transplant(bench)
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in model.modules() if isinstance(m, kind) and m is not model]
+    if not norms or len(norms) != sum(isinstance(m, kind) for m in made.grafted[0].model.modules()):
+        return
+    expected = _forward(bench, model, images)
+    model.train()
+    try:
+        for norm in norms:
+            norm.eval()
+        with torch.no_grad(), LiftFloat32(), ControlledRandomness(batch=len(images)) as randomness:
+            got = bench.logits(model, images).clone()
+    finally:
+        model.eval()
+    if not randomness.draws:
+        _same(bench, "in train mode with every BatchNorm in eval mode", got, expected, _bound(bench))
+
+
 def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:
     """A model that validates before it trains: nothing made under ``inference_mode`` may be kept for training."""
     model = bench.small_copy().eval()
@@ -362,8 +388,29 @@ def check_nan_propagation(bench: Workbench) -> None:
         f"{bench.who}: NaN in a sample gives finite logits; expected NaN, not silence (nan_to_num, a clamp, a "
         "maximum that drops NaN)"
     )
+    poisoned = images.clone()
+    poisoned[1, 0, centre, centre] = float("inf")  # in one channel, since the difference of two would be NaN
+    unbounded = _forward(bench, model, poisoned)
+    assert not bool(torch.isfinite(unbounded[1]).all()), (
+        f"{bench.who}: an infinite pixel gives finite logits; expected infinity or NaN, not silence (features are "
+        "clamped)"
+    )
+    _expect_nan_in_training(bench)
     others = torch.isfinite(got[[0, 2]]).all() and rowwise(got[[0, 2]], expected[[0, 2]]) <= _bound(bench)
     assert bool(others), f"{bench.who}: NaN in one sample changes the logits of the others in eval mode"
+
+
+def _expect_nan_in_training(bench: Workbench) -> None:
+    """In train mode NaN shows too: it is how a loop sees that training diverged."""
+    model = bench.small_copy().train()
+    images = bench.images(3, bench.small_side(), seed=29).float()
+    images[1] = float("nan")
+    with torch.no_grad(), seeded(bench.seed):
+        got = bench.logits(model, images)
+    assert bool(torch.isnan(got[1]).any()), (
+        f"{bench.who}: in train mode NaN in a sample gives finite logits; expected NaN, by which a training loop sees "
+        "that it diverged (nan_to_num)"
+    )
 
 
 def check_scale(bench: Workbench) -> None:

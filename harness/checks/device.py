@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,8 +30,11 @@ def check_device(bench: Workbench) -> None:
         mode: TorchDispatchMode = FakeTensorMode(allow_non_fake_inputs=True)
         try:
             with mode:
+                with _Lowered() as here:
+                    bench.logits(model, images)
                 model.to(ELSEWHERE)
-                logits = bench.logits(model, images.to(ELSEWHERE))
+                with _Lowered() as there:
+                    logits = bench.logits(model, images.to(ELSEWHERE))
         except Exception as error:
             cause = error.__cause__ or error
             if APART not in f"{error} {cause}":
@@ -42,3 +49,27 @@ def check_device(bench: Workbench) -> None:
             f"{bench.who}: moved by .to({ELSEWHERE!r}) it returns logits on {logits.device}; expected them on "
             f"{torch.device(ELSEWHERE)}, where the images are"
         )
+        lowered = {n: t for n, t in there.operations.items() if n not in here.operations}
+        assert not lowered, (
+            f"{bench.who}: moved by .to({ELSEWHERE!r}), in {'train' if train else 'eval'} mode it computes "
+            f"{', '.join(f'{n} in {t}' for n, t in sorted(lowered.items())[:3])}, which on the CPU it does not; "
+            "expected float32 on every device where float32 is asked for"
+        )
+
+
+class _Lowered(TorchDispatchMode):
+    """Operations that give numbers of half precision, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: dict[str, str] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Note what an operation gives; pass it on."""
+        out = func(*args, **(kwargs or {}))
+        first = out[0] if isinstance(out, tuple | list) and out else out
+        if isinstance(first, Tensor) and first.dtype in (torch.float16, torch.bfloat16):
+            self.operations[func.overloadpacket.__name__] = str(first.dtype).removeprefix("torch.")
+        return out

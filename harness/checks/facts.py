@@ -12,7 +12,7 @@ from harness.workbench import Workbench
 
 
 def check_parameters(bench: Workbench) -> None:
-    """Exactly the published number of parameters, all trainable, each counted once."""
+    """Exactly the published number of parameters, all trainable, of the default dtype, each counted once."""
     model = bench.on_meta()
     published = bench.architecture.parameters
     count = sum(p.numel() for p in model.parameters())
@@ -24,6 +24,11 @@ def check_parameters(bench: Workbench) -> None:
     )
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert not frozen, f"{bench.who}: starts with parameters that do not train: {', '.join(frozen[:5])}"
+    kinds = {n: p.dtype for n, p in model.named_parameters() if p.dtype is not torch.get_default_dtype()}
+    assert not kinds, (
+        f"{bench.who}: as built, {', '.join(f'{n} is {d}' for n, d in list(kinds.items())[:3])}; expected "
+        f"{torch.get_default_dtype()}, torch's default, for every parameter (sharded training refuses a mixture)"
+    )
 
 
 def _guess(bench: Workbench, count: int) -> str:

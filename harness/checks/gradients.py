@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.curvature import expect_curvature
+from harness.checks.frozen import expect_the_rest_to_learn
 from harness.checks.reach import expect_reach
 from harness.lifting import LiftFloat32
 from harness.noise import beside_noise, noise
@@ -47,6 +48,7 @@ def check_gradients(bench: Workbench) -> None:
     reached = outcome.input_gradient.flatten(1).norm(dim=1)
     assert bool((reached > 0).all()), f"{bench.who}: the input's gradient is zero for some samples of the batch"
     _expect_through_frozen(bench, model, outcome)
+    expect_the_rest_to_learn(bench)
     expect_reach(bench)
 
 
@@ -93,6 +95,7 @@ def check_gradcheck(bench: Workbench) -> None:
         "cut, scaled or custom"
     )
     _expect_linear(bench, model, images)
+    _expect_nan_to_show(bench, model, images)
     expect_curvature(bench)
 
 
@@ -122,6 +125,21 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
             f"from {FAINT:.0e} times what it was; expected at most {CEILING:.0e} (relative, float64): small gradients "
             "are cut to zero, or large ones clipped"
         )
+
+
+def _expect_nan_to_show(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+    """From logits' gradients that are NaN each gradient has NaN: a loss scaler sees by it that a step overflowed."""
+    given = images.clone().requires_grad_()
+    with LiftFloat32():
+        logits = bench.logits(model, given)
+    bench.backward(logits, torch.full_like(logits, float("nan")))
+    gradients = {"the images": given.grad, **{n: p.grad for n, p in model.named_parameters()}}
+    model.zero_grad(set_to_none=True)
+    hidden = [n for n, g in gradients.items() if g is not None and bool(torch.isfinite(g).all())]
+    assert not hidden, (
+        f"{bench.who}: from logits' gradients that are NaN the gradient of {', '.join(hidden[:5])} is finite; expected "
+        "NaN, by which a loss scaler sees that a step overflowed (nan_to_num in a hook or a backward pass)"
+    )
 
 
 def _expect_accumulation(bench: Workbench, model: nn.Module, logits: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
     made = transplant(bench)
     images = bench.images(2, made.side, seed=40)
     expected = _forward(bench, made.subject, images)
+    _expect_the_same_inside_another(bench, made.subject, images, expected)
     saved = made.subject.state_dict()
     tensors = _savable(saved)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,19 +51,26 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
         f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
         f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
     )
+    _expect_pickled(bench, second, images, expected)
     _expect_copy_apart(bench, second, images, expected)
     _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
 
 
 def expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape."""
-    name = next(n for n in tensors if n in dict(model.named_parameters()))
-    longer = torch.cat([tensors[name].flatten(), tensors[name].flatten()[:1]])
-    wrong = {
-        f"without {name}": {n: t for n, t in tensors.items() if n != name},
-        "with a name that it does not have": {**tensors, "no.such.parameter": torch.zeros(1)},
-        f"with {name} of shape {tuple(longer.shape)} for {tuple(tensors[name].shape)}": {**tensors, name: longer},
-    }
+    """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape.
+
+    Names are looked at from both ends, since it is the classifier that some loaders forgive, and of the buffers the
+    last one of several values, in a norm.
+    """
+    own = dict(model.named_parameters())
+    parameters = [n for n in tensors if n in own] or [n for n, t in tensors.items() if t.is_floating_point()]
+    buffers = [n for n, b in model.named_buffers() if n in tensors and b.numel() > 1]
+    wrong = {"with a name that it does not have": {**tensors, "no.such.parameter": torch.zeros(1)}}
+    for name in dict.fromkeys((parameters[0], *parameters[-2:], *buffers[-1:])):
+        tensor = tensors[name]
+        longer = torch.cat((tensor, tensor[:1])) if tensor.ndim else tensor.expand(2)
+        wrong[f"without {name}"] = {n: t for n, t in tensors.items() if n != name}
+        wrong[f"with {name} of shape {tuple(longer.shape)} for {tuple(tensor.shape)}"] = {**tensors, name: longer}
     for what, given in wrong.items():
         try:
             model.load_state_dict(given)
@@ -72,6 +81,47 @@ def expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]
             "gives it"
         )
     model.load_state_dict(tensors)
+
+
+def _expect_the_same_inside_another(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Inside another module, as in a detector, it is saved under that one's names, and follows its mode."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return
+    outer, names = nn.ModuleDict({"inner": model}), list(model.state_dict())
+    try:
+        given = set(outer.state_dict())
+    except Exception as error:
+        raise AssertionError(
+            f"{bench.who}: inside another module state_dict() raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+    astray = sorted(given ^ {f"inner.{n}" for n in names})
+    assert not astray, (
+        f"{bench.who}: inside another module its state has {', '.join(astray[:3])}"
+        f"{f' and {len(astray) - 3} more' if len(astray) > 3 else ''} too many or too few; expected each of its names "
+        "behind that of the attribute which holds it, as nn.Module does it"
+    )
+    outer.train()
+    outer.eval()
+    off, bound = rowwise(_forward(bench, model, images), expected), _bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: inside another module that is put into train and into eval mode, its logits are off by "
+        f"{off:.1e}, expected at most {bound:.1e}: its eval() does what train(False), which a parent calls, does not"
+    )
+    model.eval()
+
+
+def _expect_pickled(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Pickled, as ``torch.save`` and other processes get it, it is the same network."""
+    try:
+        again = pickle.loads(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)).double().eval()
+    except Exception as error:  # it holds a lock or a lambda
+        bench.notes["pickle"] = f"can't be pickled ({type(error).__name__})"
+        return
+    off, bound = rowwise(_forward(bench, again, images), expected), _bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: pickled and read again its logits are off by {off:.1e}, expected at most {bound:.1e}: its own "
+        "__reduce__ or __getstate__ leaves something out"
+    )
 
 
 def _expect_copy_apart(bench: Workbench, model: nn.Module, images: Tensor, expected: Tensor) -> None:

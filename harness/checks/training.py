@@ -12,7 +12,7 @@ from harness.checks.comparison import compare, compare_buffers, compare_logits, 
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
-from harness.transplant import CEILING, Transplant, load, relative, rowwise, run, state, transplant
+from harness.transplant import CEILING, Outcome, Transplant, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench
 
 LARGEST_BATCH = 130
@@ -21,6 +21,8 @@ LARGE_BATCH = 66
 """Two more than the sizes (16, 32, 64) below it; with gradients, which cost more."""
 LARGE_BATCH_OF_TOKENS = 17
 """The same for networks without statistics over a batch, whose passes cost more still."""
+LATE = 10**6
+"""Batches: more than most trainings have."""
 
 
 def check_parity_train(bench: Workbench) -> None:
@@ -63,6 +65,32 @@ def check_parity_train(bench: Workbench) -> None:
             f"{bench.who}: in train mode under no_grad {name} is updated differently than with gradients; expected the "
             "same (statistics are often recalibrated under no_grad)"
         )
+    _expect_the_same_late(bench, made.subject, images, elements, got)
+
+
+def _expect_the_same_late(
+    bench: Workbench, model: torch.nn.Module, images: Tensor, elements: str, early: Outcome
+) -> None:
+    """After a million batches, by its own counters, a step is what it is at first: nothing is frozen or averaged."""
+    counters = {n: b for n, b in model.named_buffers() if not b.is_floating_point() and b.numel() == 1}
+    if not counters:
+        return
+    kept = {n: b.clone() for n, b in counters.items()}
+    try:
+        for counter in counters.values():
+            counter.fill_(LATE if counter.dtype is torch.int64 else counter)
+        late = run(bench, model, images, train=True, elements=elements, gradients=False)
+    finally:
+        for name, counter in counters.items():
+            counter.copy_(kept[name])
+    off = {"the logits": rowwise(late.logits, early.logits)}
+    off |= {n: relative(b, early.buffers[n]) for n, b in late.buffers.items()}
+    name, worst = max(off.items(), key=lambda item: item[1])
+    assert worst <= CEILING, (
+        f"{bench.who}: in train mode, with its counters of batches at {LATE:,} in place of where they start, {name} "
+        f"changed by {worst:.1e}; expected at most {CEILING:.0e} (relative, float64): statistics are frozen, or "
+        "averaged otherwise, after some number of batches"
+    )
 
 
 def _train_shapes(bench: Workbench, made: Transplant) -> tuple[tuple[int, int, int], ...]:
