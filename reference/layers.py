@@ -66,10 +66,11 @@ class _Reader:
     def _layer(self, node: Node) -> Layer | None:
         if node.op == "convolution":
             return self._convolution(node)
-        if node.op in PRODUCTS:
+        if node.op in PRODUCTS or node.op == "sum":
             heads = self.attention.product(node)
             if heads is not None:
                 return self._attention(node, *heads)
+        if node.op in PRODUCTS:
             product = read_product(node, self.flow)
             return self._product(node, product) if product is not None else None
         if node.op in BATCH_NORMS:

@@ -181,3 +181,33 @@ def drawn_at_once(model: Any) -> nn.Module:
     for _, depth in of_type(model, StochasticDepth):
         become(depth, Decided)
     return become(model, DecidesAtOnce)
+
+
+class DepthInALoop(StochasticDepth):
+    """Decides image by image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return torch.stack([image / keep if float(torch.rand(())) < keep else 0 * image for image in x])
+
+
+@rewriting(EFFICIENTNET, "stochastic depth draws one number for each image, in a loop that stacks them")
+def depth_in_a_loop(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, DepthInALoop)
+    return model
+
+
+class DropoutInALoop(EfficientNet):
+    """Drops features of one image at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x).mean((2, 3))
+        return self.classifier(torch.stack([F.dropout(row, 0.2, self.training) for row in features]))
+
+
+@rewriting(EFFICIENTNET, "dropout draws a mask for each image, in a loop that stacks them")
+def dropout_in_a_loop(model: Any) -> nn.Module:
+    return become(model, DropoutInALoop)

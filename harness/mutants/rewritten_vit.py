@@ -280,3 +280,21 @@ def dropout_by_hand(model: Any) -> nn.Module:
     for number, layer in enumerate(model.layers):
         layer.mlp[4] = ByHand(number)
     return model
+
+
+class OneImage(VisionTransformer):
+    """Written for one image, and mapped over the batch."""
+
+    def single(self, image: Tensor) -> Tensor:
+        """Logits of one image."""
+        patches = self.patch_embedding(image).flatten(1).t()
+        x = torch.cat((self.class_token[0], patches)) + self.position_embedding[0]
+        return self.head(self.norm(self.layers(x[None])[0, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.single)(x)
+
+
+@rewriting(VIT, "single images are mapped over the batch with torch.vmap")
+def mapped_over_images(model: Any) -> nn.Module:
+    return become(model, OneImage)
