@@ -129,7 +129,8 @@ class AttentionFinder:
 
         Attention written as one operation for each head, side by side, becomes one with all heads.
         """
-        number, replaced, absorbed = len(layers), dict[int, list[Layer]](), dict[int, int]()
+        number = max((layer.number for layer in layers), default=0) + 1
+        replaced, absorbed = dict[int, list[Layer]](), dict[int, int]()
         for group in _groups(layers):
             target = group[0]
             absorbed |= {layer.number: target.number for layer in group[1:]}

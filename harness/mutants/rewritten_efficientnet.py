@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.mutant import rewriting
+from harness.mutants.rewritten_resnet import Shifts
 from harness.mutants.specimens import EFFICIENTNET
 from harness.mutants.surgery import become, of_type, replaced
 from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation, StochasticDepth
@@ -211,3 +212,18 @@ class DropoutInALoop(EfficientNet):
 @rewriting(EFFICIENTNET, "dropout draws a mask for each image, in a loop that stacks them")
 def dropout_in_a_loop(model: Any) -> nn.Module:
     return become(model, DropoutInALoop)
+
+
+class DepthwiseShifts(Shifts):
+    """Each channel times its own weight."""
+
+    def one(self, there: Tensor, weight: Tensor) -> Tensor:
+        return there * weight[:, 0, None, None]
+
+
+@rewriting(EFFICIENTNET, "depthwise convolutions are sums of shifted images times weights")
+def depthwise_by_shifts(model: Any) -> nn.Module:
+    for _, conv in of_type(model, nn.Conv2d):
+        if conv.groups > 1:
+            become(conv, DepthwiseShifts)
+    return model

@@ -298,3 +298,43 @@ class OneImage(VisionTransformer):
 @rewriting(VIT, "single images are mapped over the batch with torch.vmap")
 def mapped_over_images(model: Any) -> nn.Module:
     return become(model, OneImage)
+
+
+class ProductsAndSums(SelfAttention):
+    """Both products of attention as elementwise products and sums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        scores = (q[:, :, :, None] * k[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
+        mixed = (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3)
+        return self.project(mixed.transpose(1, 2).flatten(2))
+
+
+@rewriting(VIT, "attention is elementwise products and sums")
+def products_and_sums(model: Any) -> nn.Module:
+    for _, attention in of_type(model, SelfAttention):
+        become(attention, ProductsAndSums)
+    return model
+
+
+@rewriting(VIT, "torch.vmap maps over single images, with the softmax written out")
+def mapped_products(model: Any) -> nn.Module:
+    for _, attention in of_type(model, SelfAttention):
+        become(attention, ProductsAndSums)
+    return become(model, OneImage)
+
+
+class HeadsSummed(SelfAttention):
+    """Each head is projected by its columns of the matrix; the results are added up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(*self.split(x)).unbind(1)
+        columns = self.project.weight.chunk(self.heads, 1)
+        return sum((o @ w.t() for o, w in zip(mixed, columns, strict=True)), start=self.project.bias)
+
+
+@rewriting(VIT, "the output projection is a sum over heads, each with its columns")
+def heads_summed(model: Any) -> nn.Module:
+    for _, attention in of_type(model, SelfAttention):
+        become(attention, HeadsSummed)
+    return model
