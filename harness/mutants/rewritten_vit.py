@@ -324,17 +324,24 @@ def mapped_products(model: Any) -> nn.Module:
     return become(model, OneImage)
 
 
-class HeadsSummed(SelfAttention):
-    """Each head is projected by its columns of the matrix; the results are added up."""
+class GridPositions(nn.Module):
+    """The patches' positions are kept as an image is, and added to the patch convolution's result."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.net = model
+        positions = model.position_embedding.detach()[0]
+        del model.position_embedding
+        side = math.isqrt(len(positions) - 1)
+        self.first = nn.Parameter(positions[0].clone())
+        self.grid = nn.Parameter(positions[1:].t().reshape(1, WIDTH, side, side).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(*self.split(x)).unbind(1)
-        columns = self.project.weight.chunk(self.heads, 1)
-        return sum((o @ w.t() for o, w in zip(mixed, columns, strict=True)), start=self.project.bias)
+        patches = (self.net.patch_embedding(x) + self.grid).flatten(2).mT
+        first = (self.net.class_token + self.first).expand(len(x), -1, -1)
+        return self.net.head(self.net.norm(self.net.layers(torch.cat((first, patches), 1)))[:, 0])
 
 
-@rewriting(VIT, "the output projection is a sum over heads, each with its columns")
-def heads_summed(model: Any) -> nn.Module:
-    for _, attention in of_type(model, SelfAttention):
-        become(attention, HeadsSummed)
-    return model
+@rewriting(VIT, "position embeddings of class token and patches apart, the patches' as an image")
+def grid_of_positions(model: Any) -> nn.Module:
+    return GridPositions(model)
