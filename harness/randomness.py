@@ -8,6 +8,7 @@ either of the usual spellings: ``rand < keep``, ``floor(keep + rand)`` and ``ber
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +53,30 @@ class Draw:
         return self.probability is not None and self.probability in (0.0, 1.0)
 
 
+def gathered(draws: Sequence[Draw], batch: int, fewer: Sequence[Draw], fewer_samples: int) -> list[Draw]:
+    """``draws`` with those made sample by sample in a loop put together: as many as samples become one for all of them.
+
+    ``fewer`` are the draws of the same pass over ``fewer_samples``. Numbers that decide for the whole batch, and masks
+    that serve the whole batch, are as many for any batch; those of a loop over samples are in proportion to it. Of
+    one shape either all are made in such a loop, or none is taken to be.
+    """
+    counts, there = Counter(d.shape for d in draws), Counter(d.shape for d in fewer)
+    looped = {shape for shape, n in counts.items() if n % batch == 0 and n * fewer_samples == there[shape] * batch}
+    together: list[Draw] = []
+    waiting: dict[tuple[int, ...], list[Draw]] = {shape: [] for shape in looped}
+    for draw in draws:
+        if draw.shape not in looped:
+            together.append(draw)
+            continue
+        run = waiting[draw.shape]
+        run.append(draw)
+        if len(run) == batch:
+            same = {d.probability for d in run}
+            together.append(Draw((batch, *draw.shape), draw.kind, same.pop() if len(same) == 1 else None))
+            run.clear()
+    return together
+
+
 def _in_rows(shape: tuple[int, ...], batch: int) -> bool:
     """Whether there is a row for each branch and a column for each sample."""
     return len(shape) == 2 and shape[1] == batch and shape[0] not in (1, batch)
@@ -82,6 +107,7 @@ class ControlledRandomness(TorchDispatchMode):
         self.element_level = element_level
         self.draws: list[Draw] = []
         self._expectations = Expectations()
+        self._singles = 0
 
     def _uniform(self, like: Tensor) -> Tensor:
         if _in_rows(tuple(like.shape), self.batch) and not isinstance(self.level, float):
@@ -90,6 +116,9 @@ class ControlledRandomness(TorchDispatchMode):
             return self._followed(torch.full_like(like, self.element_level))
         if isinstance(self.level, float):
             return torch.full_like(like, self.level)
+        if like.numel() == 1:  # of a loop over the samples: their turns come round, branch after branch
+            self._singles += 1
+            return torch.full_like(like, self.level[(self._singles - 1) % len(self.level)])
         if like.ndim and like.shape[0] == self.batch and like.numel() == self.batch:
             levels = torch.tensor(self.level, dtype=like.dtype, device=like.device)
             return levels.reshape(like.shape).clone()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference.contractions import Contraction, read_contraction
 from reference.dataflow import ELEMENTWISE, Flow, codes_at, coordinates
 from reference.layer import Layer
 from reference.provenance import SHIFT, Elements, from_codes, position_of, source_of
 from reference.trace import Node
 
 SOFTMAXES = ("_softmax", "_safe_softmax", "_log_softmax")
-SECOND_PRODUCTS = ("bmm", "mm", "baddbmm")
 
 
 class AttentionFinder:
@@ -40,26 +40,24 @@ class AttentionFinder:
 
     def product(self, node: Node) -> tuple[dict[str, Elements], dict[str, Any]] | None:
         """The same for the second product of attention written out; None for any other product."""
-        arguments = _factors(node)
-        if node.op not in SECOND_PRODUCTS or not all(self.flow.is_dynamic(a) for a in arguments):
+        second = read_contraction(node, self.flow)
+        if second is None:
             return None
-        for place in (0, 1):  # the weights may stand on either side; their keys are what is summed over
-            weights = _batched(arguments[place])
-            found = self._scores(weights if place == 0 else _swap(weights))
+        # The weights may stand on either side; their keys are what is summed over.
+        for weights, values in ((second.left, second.right), (_swap(second.right), _swap(second.left))):
+            found = self._scores(weights)
             if found is None:
                 continue
-            scores, path, keys_are_columns = found
-            left, right = (_batched(a) for a in _factors(scores))
-            q, k = (left, _swap(right)) if keys_are_columns else (_swap(right), left)
-            values = _batched(arguments[1 - place])
-            hyper = {"heads": len(self._rows(q)), "scale": self._scale(scores, path), "mask": _mask(path)}
-            return {"q": q, "k": k, "v": values if place == 0 else _swap(values)}, hyper
+            scores, first, path, keys_are_columns = found
+            q, k = (first.left, _swap(first.right)) if keys_are_columns else (_swap(first.right), first.left)
+            scale = self._scale(scores, first, path)
+            return {"q": q, "k": k, "v": values}, {"heads": len(self._rows(q)), "scale": scale, "mask": _mask(path)}
         return None
 
-    def _scores(self, weights: Elements) -> tuple[Node, list[Node], bool] | None:
+    def _scores(self, weights: Elements) -> tuple[Node, Contraction, list[Node], bool] | None:
         """The first product behind attention weights (batch x heads, queries, keys), if a softmax lies between.
 
-        Gives it, the operations between, last first, and whether the keys lie on its last dimension.
+        Gives it, the operations between, last first, and whether the keys lie on its columns.
         """
         corner = [torch.zeros(2, dtype=torch.int64) for _ in weights.size]
         corner[2] = torch.tensor([0, weights.size[2] - 1])
@@ -70,10 +68,11 @@ class AttentionFinder:
             if node is None or node.output != number:
                 return None
             index = coordinates(self.flow.trace.sources[number], position_of(codes))
-            if node.op in SECOND_PRODUCTS:
-                dynamic = all(self.flow.is_dynamic(a) for a in _factors(node))
+            product = read_contraction(node, self.flow)
+            if product is not None:
                 exponential = any(n.op in SOFTMAXES or n.op == "exp" for n in path)
-                return (node, path, int(index[-1][0]) != int(index[-1][1])) if dynamic and exponential else None
+                on_columns = any(int(index[dim][0]) != int(index[dim][1]) for dim in product.columns)
+                return (node, product, path, on_columns) if exponential else None
             before = self._main_operand(node)
             if before is None:
                 return None
@@ -108,10 +107,10 @@ class AttentionFinder:
             row = row * length + i
         return row
 
-    def _scale(self, scores: Node, path: list[Node]) -> float:
+    def _scale(self, scores: Node, product: Contraction, path: list[Node]) -> float:
         """Product of the constant factors between the projections and the softmax."""
         nodes = list(path)
-        for start in _factors(scores):
+        for start in product.operands:
             elements: Elements | None = start
             while elements is not None:
                 sources = elements.sources()
@@ -130,7 +129,8 @@ class AttentionFinder:
 
         Attention written as one operation for each head, side by side, becomes one with all heads.
         """
-        number, replaced, absorbed = len(layers), dict[int, list[Layer]](), dict[int, int]()
+        number = max((layer.number for layer in layers), default=0) + 1
+        replaced, absorbed = dict[int, list[Layer]](), dict[int, int]()
         for group in _groups(layers):
             target = group[0]
             absorbed |= {layer.number: target.number for layer in group[1:]}
@@ -205,18 +205,9 @@ def _features(codes: Tensor, layer: Layer, flow: Flow) -> list[int]:
     return [int(f) for f in feature.tolist()]
 
 
-def _factors(node: Node) -> list[Elements]:
-    """Both sides of a product."""
-    return [argument.elements for argument in node.args if hasattr(argument, "elements")][-2:]
-
-
 def _mask(path: list[Node]) -> str:
     """Whether the scores are masked before the softmax."""
     return "given" if any(node.op in ("masked_fill", "add", "where") for node in path) else "none"
-
-
-def _batched(elements: Elements) -> Elements:
-    return elements if len(elements.size) == 3 else elements.reshape(1, *elements.size)
 
 
 def _swap(elements: Elements) -> Elements:

@@ -38,6 +38,8 @@ class Layer:
     """Whether ``output`` lacks the bias, which is added after the join with a shortcut."""
     beside: bool = False
     """Whether ``output`` also holds features of other layers, which were cut from the same linear map."""
+    pieces: list[Elements] = field(default_factory=list)
+    """The state that each summand uses, where the result is a sum of them: a convolution, shift by shift."""
     ports: dict[str, Elements] = field(default_factory=dict)
     """Of attention: what its ``q``, ``k`` and ``v`` are."""
 

@@ -13,8 +13,9 @@ from reference.layer import Layer, LayerGraph
 from reference.norms import affine_roles, normalisation
 from reference.padding import without_padding
 from reference.positions import join_positions
-from reference.products import Product, read_product
+from reference.products import Product, read_product, read_rearranged
 from reference.provenance import Elements, from_codes, source_of
+from reference.summands import is_piece, join, piece_of, read_whole
 from reference.trace import Node, Trace
 
 PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "mv"})
@@ -43,6 +44,7 @@ class _Reader:
         self.trace = trace
         self.flow = Flow(trace)
         self.layers: list[Layer] = []
+        self.count = -1
         self.frontiers: dict[int, frozenset[tuple[int, str]]] = {}
         self.owner: dict[int, Layer] = {}  # result -> layer
         self.main: dict[int, Layer] = {}  # result of the main operation -> layer
@@ -66,10 +68,11 @@ class _Reader:
     def _layer(self, node: Node) -> Layer | None:
         if node.op == "convolution":
             return self._convolution(node)
-        if node.op in PRODUCTS:
+        if node.op in PRODUCTS or node.op == "sum":
             heads = self.attention.product(node)
             if heads is not None:
                 return self._attention(node, *heads)
+        if node.op in PRODUCTS:
             product = read_product(node, self.flow)
             return self._product(node, product) if product is not None else None
         if node.op in BATCH_NORMS:
@@ -79,7 +82,7 @@ class _Reader:
         if node.op.startswith("_scaled_dot_product"):
             return self._attention(node, *self.attention.fused(node))
         if node.op in ARITHMETIC:
-            return self._affine(node)
+            return self._summed(node) or self._affine(node)
         return self._other(node)
 
     # -- state and inputs --
@@ -109,7 +112,8 @@ class _Reader:
 
     def _add(self, kind: str, roles: dict[str, Elements], node: Node, output: int, operand: Elements) -> Layer:
         kept = {role: elements for role, elements in roles.items() if elements.sources()}
-        layer = Layer(len(self.layers), kind, kept, node, output, operand, before=self._frontier(operand))
+        self.count += 1  # layers that join others leave the list, but no number is given twice
+        layer = Layer(self.count, kind, kept, node, output, operand, before=self._frontier(operand))
         self.layers.append(layer)
         return layer
 
@@ -134,6 +138,8 @@ class _Reader:
         if "weight" not in roles:
             return None
         kind = "convolution"
+        rearranged = read_rearranged(roles["weight"], data.elements, tuple(stride), self.flow) if groups == 1 else None
+        roles["weight"] = roles["weight"] if rearranged is None else rearranged
         kernel = roles["weight"].size[2:]
         if all(k == 1 for k in kernel) and groups == 1:
             kind = "linear"
@@ -212,6 +218,33 @@ class _Reader:
         layer.chain = [node]
         return layer
 
+    def _summed(self, node: Node) -> Layer | None:
+        """The layer that a further summand joins: see `reference.summands`."""
+        if node.op != "add" or len(node.operands) != 2 or node.kwargs:
+            return None
+        sides = [operand.elements for operand in node.operands]
+        found = [self._opened(side)[0] for side in sides if self.flow.is_dynamic(side)]
+        owners = [layer for layer in found if layer is not None]
+        if not owners or len(owners) < len(found):
+            return None
+        pieces = [piece_of(layer, self.flow) for layer in owners]
+        own = [piece for piece in pieces if piece is not None]
+        if len(own) < len(pieces):
+            return None
+        # Where a shift meets nothing but padding, its product is a constant's with the state.
+        still = [leaf for side in sides if not self.flow.is_dynamic(side) for leaf in self.flow.leaves(side)]
+        others = [piece for layer in owners[1:] for piece in layer.pieces or own[1:]] + still
+        if not others or not all(is_piece(e, self.flow) and e.sources() == own[0].sources() for e in (*own, *others)):
+            return None
+        join(owners[0], others, own[0])
+        for layer in owners[1:]:
+            self.layers.remove(layer)
+            owners[0].roles = {**layer.roles, **owners[0].roles}
+        for layer in owners:
+            self.owner.pop(layer.output, None)
+        owners[0].output = node.output
+        return owners[0]
+
     def _late_bias(self, joined: Elements, state: Elements) -> bool:
         """Give ``state`` as bias to the product that ``joined`` adds to a shortcut: (x + W y) + b."""
         sources = joined.sources()
@@ -267,6 +300,8 @@ class _Reader:
 
     def finish(self) -> list[Layer]:
         for layer in self.layers:
+            if layer.pieces:
+                read_whole(layer, self.flow)
             if layer.kind == "affine":
                 layer.kind, layer.roles, layer.hyper = affine_roles(layer.chain, layer.operand, self.flow)
                 found = normalisation(layer.operand, layer.chain, self.flow) if layer.kind == "affine" else None

@@ -15,6 +15,10 @@ def join_positions(layers: list[Layer]) -> None:
     embedding is the position (the last one where none does: in a sum either may be either).
     """
     for token in [layer for layer in layers if layer.kind == "token" and len(layer.roles) == 2]:
+        for layer in layers:
+            if layer.kind == "embedding" and len(layer.shape) == 3 and layer.shape[:1] == token.shape:
+                grid = layer.roles["weight"].codes()  # kept as an image is, and added before it is cut into tokens
+                layer.roles = {"weight": from_codes(grid.flatten(1).t())}
         rest = [e for e in layers if e.kind == "embedding" and len(e.shape) == 2 and e.shape[1:] == token.shape]
         if not rest:
             continue

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reference.dataflow import Flow, coordinates
-from reference.provenance import Elements, from_codes, position_of, source_of
+from reference.provenance import CONSTANT, Elements, from_codes, position_of, source_of
 from reference.trace import Node, Source
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "_softmax", "im2col"})
@@ -66,6 +66,31 @@ def read_product(node: Node, flow: Flow) -> Product | None:
     return Product(
         kind=kind, weight=weight, bias=bias, operand=data, feature_dim=feature_dim, hyper=hyper, origins=origins
     )
+
+
+def read_rearranged(weight: Elements, data: Elements, stride: tuple[int, ...], flow: Flow) -> Elements | None:
+    """The kernel behind a convolution's ``weight`` that is padded with zeros and laid out anew; None for any other.
+
+    ``data`` is laid out anew as well: a stem over blocks of pixels, say. Each tap's place in the kernel is that of the
+    pixel which it meets.
+    """
+    if weight.table is None or len(weight.size) != 4 or len(data.size) != 4:
+        return None
+    rows = weight.table.flatten(1)
+    taps = source_of(rows[0]) != CONSTANT
+    if bool(taps.all()) or not torch.equal(source_of(rows) != CONSTANT, taps.expand_as(rows)):
+        return None
+    sides = zip(data.size[2:], weight.size[2:], strict=True)
+    if any(side < kernel for side, kernel in sides):
+        return None
+    (high, wide), (down, right) = weight.size[2:], stride
+    windows = data.select(0, 0).codes().unfold(1, high, down).unfold(2, wide, right)
+    patches = windows.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)[:, taps]
+    whole = (source_of(patches) != CONSTANT).all(dim=1).nonzero()
+    if not len(whole):
+        return None
+    found, kind, _ = _arrange(from_codes(rows[:, taps]), flow.resolve(patches[int(whole[0])]), flow)
+    return found if kind == "convolution" else None
 
 
 def _weight(state: Elements, data: Elements, swapped: bool) -> tuple[Elements, Tensor | None]:

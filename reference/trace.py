@@ -28,6 +28,9 @@ BLANK = ("zeros", "ones", "empty", "full", "rand", "arange", "new_", "scalar_ten
 HEAVY = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm"})
 """Operations that take nearly all the time of a forward pass; a trace without values leaves their results at zero."""
 
+VIEWS_IN_PLACE = frozenset({"squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "as_strided", "detach"})
+"""In place these give a tensor another shape over the storage that it has, and compute nothing."""
+
 LOOKS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"})
 """Operations whose outcome steers the program: a trace that meets one needs the real values."""
 
@@ -155,7 +158,7 @@ class _Recorder(TorchDispatchMode):
             self.ledger.result(outputs[0], CONSTANT)
         elif name == "copy":
             self.ledger.write(args[0], self.ledger.of(args[1]).codes())
-        elif not mutates and all(self._shares(output, inputs) for output in outputs):
+        elif (not mutates or name in VIEWS_IN_PLACE) and all(self._shares(output, inputs) for output in outputs):
             pass  # views: their storage tells
         elif name in COPIES or (name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)):
             self._copy(name, func, args, kwargs, outputs[0])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from harness.checks.comparison import compare
 from harness.checks.regularisation import regularisation, with_rates
 from harness.lifting import LiftFloat32
-from harness.randomness import Draw, Recorded, Scope
+from harness.randomness import Draw, Recorded, Scope, gathered
 from harness.transplant import CEILING, bounded, cotangent, put_back, relative, rowwise, run, transplant
 from harness.workbench import Workbench, seeded
 
@@ -35,6 +35,9 @@ def check_stochastic(bench: Workbench) -> None:
         "generator (Python's random, NumPy), or keeps state between calls; expected torch.manual_seed to decide"
     )
     drawn = [d for d in probe.draws if not d.trivial]
+    if any(d.scope(len(images)) == "batch" or d.shape[0] == 1 or len(d.shape) == 1 for d in drawn):
+        fewer = run(bench, made.subject, images[1:], train=True, gradients=False)
+        drawn = gathered(drawn, len(images), [d for d in fewer.draws if not d.trivial], len(images) - 1)
     bench.notes["draws"] = len(drawn)
     whole = [d for d in drawn if d.scope(len(images)) == "batch"]
     assert not whole, (
@@ -122,7 +125,11 @@ def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -
         )
         others = [drawn(seed)[1] for seed in (52, 53, 54)]
         scopes: tuple[tuple[Scope, str], ...]
-        scopes = (("sample", "drops the same samples"), ("element", "drops the same elements"))
+        scopes = (
+            ("sample", "drops the same samples"),
+            ("batch", "drops the same samples"),
+            ("element", "drops the same elements"),
+        )
         for scope, what in scopes:
             there = recorded.of(scope)
             assert not there.numel() or any(not torch.equal(o.of(scope), there) for o in others), (

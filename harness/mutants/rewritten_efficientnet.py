@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.mutant import rewriting
+from harness.mutants.rewritten_resnet import Shifts
 from harness.mutants.specimens import EFFICIENTNET
 from harness.mutants.surgery import become, of_type, replaced
 from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation, StochasticDepth
@@ -181,3 +182,48 @@ def drawn_at_once(model: Any) -> nn.Module:
     for _, depth in of_type(model, StochasticDepth):
         become(depth, Decided)
     return become(model, DecidesAtOnce)
+
+
+class DepthInALoop(StochasticDepth):
+    """Decides image by image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return torch.stack([image / keep if float(torch.rand(())) < keep else 0 * image for image in x])
+
+
+@rewriting(EFFICIENTNET, "stochastic depth draws one number for each image, in a loop that stacks them")
+def depth_in_a_loop(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, DepthInALoop)
+    return model
+
+
+class DropoutInALoop(EfficientNet):
+    """Drops features of one image at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x).mean((2, 3))
+        return self.classifier(torch.stack([F.dropout(row, 0.2, self.training) for row in features]))
+
+
+@rewriting(EFFICIENTNET, "dropout draws a mask for each image, in a loop that stacks them")
+def dropout_in_a_loop(model: Any) -> nn.Module:
+    return become(model, DropoutInALoop)
+
+
+class DepthwiseShifts(Shifts):
+    """Each channel times its own weight."""
+
+    def one(self, there: Tensor, weight: Tensor) -> Tensor:
+        return there * weight[:, 0, None, None]
+
+
+@rewriting(EFFICIENTNET, "depthwise convolutions are sums of shifted images times weights")
+def depthwise_by_shifts(model: Any) -> nn.Module:
+    for _, conv in of_type(model, nn.Conv2d):
+        if conv.groups > 1:
+            become(conv, DepthwiseShifts)
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from threading import Lock
 from typing import Any
 
@@ -309,3 +310,44 @@ class Hooked(nn.Module):
 @rewriting(RESNET12, "the head reads features that a hook wrote to the module, so that copies don't work")
 def features_from_a_hook(model: Any) -> nn.Module:
     return Hooked(model)
+
+
+class OverBlocks(nn.Conv2d):
+    """The 7x7 stem with stride 2 as a 4x4 convolution over blocks of 2x2 pixels, as TPUs like it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        (height, width), count = input.shape[2:], self.in_channels
+        blocks = F.pixel_unshuffle(F.pad(input, (4, 2 + width % 2, 4, 2 + height % 2)), 2)
+        kernel = F.pad(self.weight, (1, 0, 1, 0)).view(-1, count, 4, 2, 4, 2)
+        return F.conv2d(blocks, kernel.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
+
+
+@rewriting(RESNET12, "the stem is a 4x4 convolution over blocks of 2x2 pixels, its 7x7 kernel padded and laid out anew")
+def stem_over_blocks(model: Any) -> nn.Module:
+    become(model.stem[0], OverBlocks)
+    return model
+
+
+class Shifts(nn.Conv2d):
+    """A sum over the kernel's places of the shifted images' products with its weight there."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
+        height, width = ((side + 2 * padding - kernel) // stride for side in input.shape[2:])
+        padded, total = F.pad(input, (padding,) * 4), torch.zeros((), dtype=input.dtype, device=input.device)
+        for i, j in product(range(kernel), repeat=2):
+            there = padded[:, :, i : i + stride * height + 1 : stride, j : j + stride * width + 1 : stride]
+            total = total + self.one(there, self.weight[:, :, i, j])
+        return total
+
+    def one(self, there: Tensor, weight: Tensor) -> Tensor:
+        """The summand of one place."""
+        return torch.einsum("bihw,oi->bohw", there, weight)
+
+
+@rewriting(RESNET12, "3x3 convolutions are sums over nine shifts")
+def sums_of_shifts(model: Any) -> nn.Module:
+    for _, conv in of_type(model, nn.Conv2d):
+        if conv.kernel_size == (3, 3):
+            become(conv, Shifts)
+    return model

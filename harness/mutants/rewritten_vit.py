@@ -280,3 +280,68 @@ def dropout_by_hand(model: Any) -> nn.Module:
     for number, layer in enumerate(model.layers):
         layer.mlp[4] = ByHand(number)
     return model
+
+
+class OneImage(VisionTransformer):
+    """Written for one image, and mapped over the batch."""
+
+    def single(self, image: Tensor) -> Tensor:
+        """Logits of one image."""
+        patches = self.patch_embedding(image).flatten(1).t()
+        x = torch.cat((self.class_token[0], patches)) + self.position_embedding[0]
+        return self.head(self.norm(self.layers(x[None])[0, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.single)(x)
+
+
+@rewriting(VIT, "single images are mapped over the batch with torch.vmap")
+def mapped_over_images(model: Any) -> nn.Module:
+    return become(model, OneImage)
+
+
+class ProductsAndSums(SelfAttention):
+    """Both products of attention as elementwise products and sums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        scores = (q[:, :, :, None] * k[:, :, None]).sum(-1) * q.shape[-1] ** -0.5
+        mixed = (scores.softmax(-1)[..., None] * v[:, :, None]).sum(3)
+        return self.project(mixed.transpose(1, 2).flatten(2))
+
+
+@rewriting(VIT, "attention is elementwise products and sums")
+def products_and_sums(model: Any) -> nn.Module:
+    for _, attention in of_type(model, SelfAttention):
+        become(attention, ProductsAndSums)
+    return model
+
+
+@rewriting(VIT, "torch.vmap maps over single images, with the softmax written out")
+def mapped_products(model: Any) -> nn.Module:
+    for _, attention in of_type(model, SelfAttention):
+        become(attention, ProductsAndSums)
+    return become(model, OneImage)
+
+
+class GridPositions(nn.Module):
+    """The patches' positions are kept as an image is, and added to the patch convolution's result."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.net = model
+        positions = model.position_embedding.detach()[0]
+        del model.position_embedding
+        side = math.isqrt(len(positions) - 1)
+        self.first = nn.Parameter(positions[0].clone())
+        self.grid = nn.Parameter(positions[1:].t().reshape(1, WIDTH, side, side).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = (self.net.patch_embedding(x) + self.grid).flatten(2).mT
+        first = (self.net.class_token + self.first).expand(len(x), -1, -1)
+        return self.net.head(self.net.norm(self.net.layers(torch.cat((first, patches), 1)))[:, 0])
+
+
+@rewriting(VIT, "position embeddings of class token and patches apart, the patches' as an image")
+def grid_of_positions(model: Any) -> nn.Module:
+    return GridPositions(model)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.randomness import ControlledRandomness, Draw
+from harness.randomness import ControlledRandomness, Draw, gathered
 
 KEEP = 0.8
 BATCH = 4
@@ -139,6 +139,37 @@ def test_one_number_for_the_batch_is_seen() -> None:
     with ControlledRandomness(0.5, batch=BATCH) as control:
         images() * (torch.rand(1) < KEEP)
     assert [d.scope(BATCH) for d in control.draws] == ["batch"]
+
+
+def sample_by_sample(x: Tensor) -> Tensor:
+    return torch.stack([image / KEEP * float(torch.rand(()) < KEEP) for image in x])
+
+
+def one_image_each(x: Tensor) -> Tensor:
+    return torch.cat([x[i : i + 1] * torch.bernoulli(torch.full((1, 1, 1, 1), KEEP)) / KEEP for i in range(len(x))])
+
+
+@pytest.mark.parametrize("drop", [sample_by_sample, one_image_each])
+def test_a_loop_over_samples_draws_per_sample(drop: Callable[[Tensor], Tensor]) -> None:
+    kept = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(-1, 1, 1, 1)
+    with ControlledRandomness(LEVELS, batch=BATCH) as control:
+        for _ in range(2):  # one branch after the other
+            assert torch.allclose(drop(images()), kept * images() / KEEP)
+    with ControlledRandomness(0.5, batch=BATCH - 1) as fewer:
+        for _ in range(2):
+            drop(images()[1:])
+    assert [d.scope(BATCH) for d in gathered(control.draws, BATCH, fewer.draws, BATCH - 1)] == ["sample"] * 2
+
+
+def test_a_number_for_the_batch_is_none_for_a_sample_however_often_it_is_drawn() -> None:
+    draws = [Draw((1,), "uniform", None)] * BATCH
+    assert gathered(draws, BATCH, draws, BATCH - 1) == draws
+
+
+def test_a_loop_over_samples_has_a_mask_for_each() -> None:
+    rows, fewer = ([Draw((20,), "dropout", KEEP)] * n for n in (BATCH, BATCH - 1))
+    assert gathered(rows, BATCH, fewer, BATCH - 1) == [Draw((BATCH, 20), "dropout", KEEP)]
+    assert gathered(rows, BATCH, rows, BATCH - 1) == rows
 
 
 def test_noise_is_seen_and_silenced() -> None:

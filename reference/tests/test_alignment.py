@@ -65,6 +65,8 @@ CONVOLUTIONS = [
     wr.unfolded_convolution,
     wr.channels_last_convolution,
     wr.pointwise_as_linear,
+    wr.shifted_convolution,
+    wr.convolution_over_blocks,
 ]
 
 
@@ -87,7 +89,8 @@ PATCHES = [
 ATTENTIONS = [
     wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
     wt.BroadcastAttention, wt.HandwrittenSoftmaxAttention, wt.KeyFirstAttention, wt.LoopedAttention,
-    wt.HeadModulesAttention, wt.LibraryAttention,
+    wt.HeadModulesAttention, wt.LibraryAttention, wt.SummedAttention, wt.SummedKeyFirstAttention,
+    wt.HeadsAddedAttention, wt.MappedAttention,
 ]  # fmt: skip
 PARTS: dict[str, Callable[[], nn.Module]] = {
     **{part.__name__: partial(wt.WrittenTransformer, patches=part) for part in PATCHES},

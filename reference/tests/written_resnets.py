@@ -63,6 +63,28 @@ def pointwise_as_linear(x: Tensor, weight: Tensor, stride: int, padding: int) ->
     return (rows @ weight[:, :, 0, 0].t()).permute(0, 3, 1, 2)
 
 
+def shifted_convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    kernel, x = weight.shape[-1], F.pad(x, (padding,) * 4)
+    reach = (x.shape[-1] - kernel) // stride * stride + 1
+    summands = [
+        torch.einsum("nihw,oi->nohw", x[:, :, i : i + reach : stride, j : j + reach : stride], weight[:, :, i, j])
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+    total = summands[0]
+    for summand in summands[1:]:
+        total = total + summand
+    return total
+
+
+def convolution_over_blocks(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    if weight.shape[-1] != 7:
+        return F.conv2d(x, weight, None, stride, padding)
+    blocks = F.pixel_unshuffle(F.pad(x, (4, 2, 4, 2)), 2)
+    kernel = F.pad(weight, (1, 0, 1, 0)).view(len(weight), -1, 4, 2, 4, 2)
+    return F.conv2d(blocks, kernel.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
+
+
 class WrittenResNet(nn.Module):
     """Two stages of one bottleneck each, state in two flat lists, in the order in which ``forward`` uses it."""
 

@@ -202,6 +202,48 @@ class KeyFirstAttention(FusedAttention):
         return self.outer(torch.einsum("bkqh,bkhd->bqhd", weights, v).reshape(n, t, WIDTH))
 
 
+class SummedAttention(FusedAttention):
+    """Both products elementwise, then a sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner(x).unflatten(2, (3, HEADS, HEAD)).permute(2, 0, 3, 1, 4)
+        weights = ((q[:, :, :, None] * k[:, :, None]).sum(-1) * HEAD**-0.5).softmax(-1)
+        return self.outer((weights[..., None] * v[:, :, None]).sum(3).transpose(1, 2).flatten(2))
+
+
+class SummedKeyFirstAttention(FusedAttention):
+    """The same with the keys on the rows, and the tokens before the heads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner(x).unflatten(2, (3, HEADS, HEAD)).unbind(2)
+        weights = torch.sum(k[:, :, None] * q[:, None], -1).mul(HEAD**-0.5).softmax(1)  # (n, keys, queries, heads)
+        return self.outer(torch.sum(v[:, :, None] * weights[..., None], 1, keepdim=True).squeeze(1).flatten(2))
+
+
+class HeadsAddedAttention(FusedAttention):
+    """Each head is projected by its columns, and added to the rest in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner(x).unflatten(2, (3, HEADS, HEAD)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).unbind(1)
+        columns = self.outer.weight.split(HEAD, 1)
+        total = mixed[0] @ columns[0].t()
+        for head, part in zip(mixed[1:], columns[1:], strict=True):
+            total += head @ part.t()
+        return total + self.outer.bias
+
+
+class MappedAttention(FusedAttention):
+    """Written for one image's tokens and mapped over the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.single)(x)
+
+    def single(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner(x).unflatten(1, (3, HEADS, HEAD)).permute(1, 2, 0, 3)
+        return self.outer(((q @ k.mT * HEAD**-0.5).softmax(-1) @ v).transpose(0, 1).flatten(1))
+
+
 class LoopedAttention(FusedAttention):
     """One head after the other, out of one projection."""
 

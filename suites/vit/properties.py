@@ -48,9 +48,10 @@ class _Attentions(TorchFunctionMode):
         elif func is F.multi_head_attention_forward:
             self._multi_head(inspect.signature(func).bind(*args, **(kwargs or {})).arguments)
         elif func in (torch.softmax, F.softmax, Tensor.softmax) and out.shape[-2:] == (self.tokens, self.tokens):
-            self.matrices.append(math.prod(out.shape[:-2]))
-            self.closed.append("a mask before the softmax" if bool((out == 0).any()) else "")
-            self.row_sums.append((out.sum(-1) - 1).abs().max().item())
+            out_of_all = _of_all_samples(out.detach())
+            self.matrices.append(math.prod(out_of_all.shape[:-2]))
+            self.closed.append("a mask before the softmax" if bool((out_of_all == 0).any()) else "")
+            self.row_sums.append((out_of_all.sum(-1) - 1).abs().max().item())
         return out
 
     def _fused(
@@ -65,18 +66,27 @@ class _Attentions(TorchFunctionMode):
     ) -> None:
         if query.shape[-2] != self.tokens or key.shape[-2] != self.tokens:
             return
-        self.matrices.append(math.prod(query.shape[:-2]))
+        self.matrices.append(math.prod(_of_all_samples(query).shape[:-2]))
         if attn_mask is not None and attn_mask.dtype is torch.bool:
             attn_mask = ~attn_mask  # here true lets through, elsewhere it shuts
-        self.closed.append(_closed(attn_mask, is_causal))
+        self.closed.append(_closed(None if attn_mask is None else _of_all_samples(attn_mask), is_causal))
 
     def _multi_head(self, given: Mapping[str, Any]) -> None:
-        """`nn.MultiheadAttention`, whose query is (tokens, batch, width)."""
+        """`nn.MultiheadAttention`, whose query is (tokens, batch, width), or (tokens, width) for one image."""
         if given["query"].shape[0] != self.tokens or given["key"].shape[0] != self.tokens:
             return
-        self.matrices.append(given["query"].shape[1] * given["num_heads"])
+        query = _of_all_samples(given["query"])
+        self.matrices.append(query.numel() // (self.tokens * query.shape[-1]) * given["num_heads"])
         masks = [_closed(given.get(name), bool(given.get("is_causal"))) for name in ("attn_mask", "key_padding_mask")]
         self.closed.append(next(filter(None, masks), ""))
+
+
+def _of_all_samples(tensor: Tensor) -> Tensor:
+    """With the samples in front, where `torch.vmap` maps over them and shows ``tensor`` as one sample's."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        place = torch._C._functorch.maybe_get_bdim(tensor)
+        tensor = torch._C._functorch.get_unwrapped(tensor).movedim(place, 0)
+    return tensor
 
 
 def _closed(mask: Tensor | None, causal: bool) -> str:
