@@ -26,6 +26,9 @@ class QuickConvolutions(TorchDispatchMode):
     To be entered around what traces a network, never inside it: a trace would see the shortcut's operations.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

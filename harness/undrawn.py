@@ -17,6 +17,9 @@ FILLS = frozenset((aten.normal_.default, aten.uniform_.default, aten.zero_.defau
 class Undrawn(TorchDispatchMode):
     """Leaves tensors on the meta device as they are, where an initialiser would fill them with values."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
