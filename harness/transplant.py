@@ -62,6 +62,8 @@ class Outcome:
     gradients: Mapping[str, Tensor | None]
     buffers: Mapping[str, Tensor]
     draws: tuple[Draw, ...] = field(default=())
+    counters: tuple[str, ...] = field(default=())
+    """Buffers of one whole number that the pass has moved."""
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -291,6 +293,11 @@ def run(
             gradients={n: p.grad for n, p in model.named_parameters()} if gradients and backward else {},
             buffers={n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()},
             draws=tuple(randomness.draws),
+            counters=tuple(
+                n
+                for n, b in model.named_buffers()
+                if b.dtype is torch.int64 and b.numel() == 1 and not torch.equal(b, buffers[n])
+            ),
         )
     finally:
         for module, training in mode.items():

@@ -130,11 +130,12 @@ def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
         references = group[(group["role"] == "reference") & (group["replicate"] == 0)].to_dict("records")
         for subject in group[(group["role"] == "subject") & (group["replicate"] == 0)].to_dict("records"):
             again = group[(group["subject"] == subject["subject"]) & (group["replicate"] == 1)].to_dict("records")
-            floor, note = _floor(_clean(subject, subject), _clean(again[0], subject) if again else None)
+            twin = _clean(again[0], subject) if again else None
+            floor, note = _floor(_clean(subject, subject), twin)
             known = {name: subject[name] for name in (*SETTING, "subject", "comparison", "process", "flag")}
             known["noise_floor"] = floor
             rows += [
-                known | _against(subject, reference, floor, note, _over(memory, subject, reference))
+                known | _against(subject, reference, twin, floor, note, _over(memory, subject, reference))
                 for reference in references
             ]
             if not references:
@@ -155,13 +156,18 @@ def _floor(first: list[float], second: list[float] | None) -> tuple[float, str]:
 
 
 def _against(
-    subject: Mapping[Any, Any], reference: Mapping[Any, Any], floor: float, note: str, memory_ratio: float
+    subject: Mapping[Any, Any],
+    reference: Mapping[Any, Any],
+    twin: list[float] | None,
+    floor: float,
+    note: str,
+    memory_ratio: float,
 ) -> dict[str, Any]:
     from harness.measure.statistics import MINIMUM_ROUNDS, paired_ratio, verdict
 
     row = {"reference": reference["subject"], "memory_ratio": memory_ratio}
     try:
-        estimate = paired_ratio(_clean(subject, subject), _clean(reference, subject))
+        estimate = paired_ratio(_clean(subject, subject), _clean(reference, subject), twin)
     except ValueError as error:
         return _nothing(str(error), subject["flag"]) | row
     if estimate.rounds < MINIMUM_ROUNDS:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -232,23 +233,30 @@ def check_memory_format(bench: Workbench) -> None:
         _same(bench, f"with an input that is {what}", _forward(bench, model, laid_out), expected, bound)
     one = images[:1].expand(4, -1, -1, -1)
     _same(bench, "with an expanded input", _forward(bench, model, one), expected[:1].expand(4, -1), bound)
-    try:
-        model.to(memory_format=torch.channels_last)
+    with _channels_last(model):
         got = _forward(bench, model, layouts["channels_last"])
-    finally:
-        model.to(memory_format=torch.contiguous_format)
     _same(bench, "with weights and input in channels_last", got, expected, bound)
     _same_training(bench, model, images, layouts["channels_last"])
+
+
+@contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Its weights are laid out so within. torch refuses that for tensors of five dimensions: then they are left."""
+    if any(t.ndim == 5 for t in (*model.parameters(), *model.buffers())):
+        yield
+        return
+    try:
+        model.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)
 
 
 def _same_training(bench: Workbench, model: nn.Module, images: Tensor, laid_out: Tensor) -> None:
     """A training step on the same values in another layout, of the weights too, gives the same logits and gradients."""
     plain = run(bench, model, images, train=True)
-    try:
-        model.to(memory_format=torch.channels_last)
+    with _channels_last(model):
         other = run(bench, model, laid_out, train=True)
-    finally:
-        model.to(memory_format=torch.contiguous_format)
     _same(bench, "in train mode with weights and input in channels_last", other.logits, plain.logits, CEILING)
     given = {n: g for n, g in plain.gradients.items() if g is not None}
     least = 1e-6 * max((g.norm().item() for g in given.values()), default=0.0)
@@ -391,7 +399,8 @@ def check_nan_propagation(bench: Workbench) -> None:
     poisoned = images.clone()
     poisoned[1, 0, centre, centre] = float("inf")  # in one channel, since the difference of two would be NaN
     unbounded = _forward(bench, model, poisoned)
-    assert not bool(torch.isfinite(unbounded[1]).all()), (
+    bounded_too = bool(torch.isfinite(_forward(bench, transplant(bench).grafted[0].model, poisoned)[1]).all())
+    assert bounded_too or not bool(torch.isfinite(unbounded[1]).all()), (  # a ReLU6 is bounded by definition
         f"{bench.who}: an infinite pixel gives finite logits; expected infinity or NaN, not silence (features are "
         "clamped)"
     )

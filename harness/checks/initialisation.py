@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.state import fresh
-from harness.global_state import kept
+from harness.global_state import generators
 from harness.transplant import transplant
 from harness.workbench import CLASSES, Workbench, seeded
 
@@ -53,7 +53,6 @@ def check_initialisation(bench: Workbench) -> None:
     )
     same = [n for n, p in first.items() if n not in constant and n in other and torch.equal(p, other[n])]
     assert not same, f"{bench.who}: {_named(bench, same)} starts with the same values under different seeds"
-    _check_alike(bench, first, constant)
     _check_seed(bench, model)
     _check_statistics(bench, second)
     _check_spread(bench, second)
@@ -76,29 +75,13 @@ def _named(bench: Workbench, names: Sequence[str]) -> str:
     return ", ".join(", ".join(alignment.subject_names(name)) for name in names[:5])
 
 
-def _check_alike(bench: Workbench, starts: Mapping[str, Tensor], constant: Sequence[str]) -> None:
-    """No two layers start with the same values: copies of one layer, which get nearly the same gradient each."""
-    seen: dict[tuple[object, ...], str] = {}
-    for name, weight in starts.items():
-        if name in constant:
-            continue
-        values = weight.flatten()
-        key = (weight.shape, *values[:: max(1, len(values) // 8)].tolist())
-        assert key not in seen or not torch.equal(weight, starts[seen[key]]), (
-            f"{bench.who}: freshly built, {_named(bench, [name])} and {_named(bench, [seen[key]])} have the same "
-            "values; expected each layer to be drawn for itself (copies of one layer, or a generator started anew)"
-        )
-        seen[key] = name
-
-
 def _check_seed(bench: Workbench, model: nn.Module) -> None:
-    """After the same ``torch.manual_seed`` it starts with the same values, wherever other generators stand.
+    """After the same seeds it starts with the same values, and every value is given.
 
-    ``model`` was built from seed ``bench.seed + 1``, with Python's and NumPy's generators at a place of their own. What
-    is left uninitialised is NaN under torch's deterministic mode, which does not change what is drawn.
+    ``model`` was built from ``bench.seed + 1``. What is left uninitialised is NaN under torch's deterministic mode,
+    which does not change what is drawn.
     """
-    with kept(), filled_with_nan():
-        torch.manual_seed(bench.seed + 1)
+    with generators(bench.seed + 1), filled_with_nan():
         again = bench.build(CLASSES, seeding=False, **bench.size)
     names = dict(again.named_parameters())
     left = [n for n, p in names.items() if not bool(torch.isfinite(p).all())]
@@ -108,8 +91,8 @@ def _check_seed(bench: Workbench, model: nn.Module) -> None:
     )
     other = [n for n, p in model.named_parameters() if n in names and not torch.equal(p, names[n])]
     assert not other, (
-        f"{bench.who}: built twice after the same torch.manual_seed, {', '.join(other[:5])} starts with other values; "
-        "expected that seed to decide (drawn from NumPy's or Python's generator, or from a state that is kept)"
+        f"{bench.who}: built twice after the same seeds (torch's, Python's, NumPy's), {', '.join(other[:5])} starts "
+        "with other values; expected the seeds to decide (it draws from a state that is kept)"
     )
 
 

@@ -72,13 +72,13 @@ def _expect_the_same_late(
     bench: Workbench, model: torch.nn.Module, images: Tensor, elements: str, early: Outcome
 ) -> None:
     """After a million batches, by its own counters, a step is what it is at first: nothing is frozen or averaged."""
-    counters = {n: b for n, b in model.named_buffers() if not b.is_floating_point() and b.numel() == 1}
+    counters = {n: b for n, b in model.named_buffers() if n in early.counters}
     if not counters:
         return
     kept = {n: b.clone() for n, b in counters.items()}
     try:
         for counter in counters.values():
-            counter.fill_(LATE if counter.dtype is torch.int64 else counter)
+            counter.fill_(LATE)
         late = run(bench, model, images, train=True, elements=elements, gradients=False)
     finally:
         for name, counter in counters.items():

@@ -41,7 +41,8 @@ def summarise(
     """
     latency = latency_percentiles(subject)
     ours = clean(subject, disturbed)
-    floor = noise_floor(ours, clean(replicate, disturbed))
+    again = clean(replicate, disturbed)
+    floor = noise_floor(ours, again)
     facts: Facts = {
         "images_per_second": throughput(subject, batch_size),
         "latency_median": latency.median,
@@ -57,7 +58,7 @@ def summarise(
         "stopped_by": stopped_by,
     }
     for library, samples in references.items():
-        estimate = paired_ratio(ours, clean(samples, disturbed))
+        estimate = paired_ratio(ours, clean(samples, disturbed), again)
         facts[f"ratio_to_{library}"] = estimate.ratio
         facts[f"ratio_to_{library}_low"] = estimate.low
         facts[f"ratio_to_{library}_high"] = _finite(estimate.high)

@@ -102,7 +102,7 @@ def compare(subject: Step, again: Step, reference: Step, seconds: float, seed: i
             rounds.after()
             watch.look(rounds.done)
     ours, twin, theirs = (clean(rounds.samples[n], watch.disturbed) for n in ("subject", "again", "reference"))
-    estimate, floor = paired_ratio(ours, theirs), noise_floor(ours, twin)
+    estimate, floor = paired_ratio(ours, theirs, twin), noise_floor(ours, twin)
     return Trial(
         ratio=estimate.ratio,
         low=estimate.low,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,52 +13,6 @@ from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import RESNET12, VIT
 from harness.mutants.surgery import Around
-
-
-def _alike(pair: Pair) -> float:
-    """Matrices of the faulty network that start with the values of another, beyond the correct one's."""
-    counts = []
-    for factory in (pair.correct, pair.faulty):
-        matrices = [p for p in factory(10).parameters() if p.ndim > 1 and bool(p.any())]
-        counts.append(len(matrices) - len({tuple(p.flatten()[:20].tolist()) for p in matrices}))
-    return float(counts[1] - counts[0])
-
-
-@mutant(
-    VIT,
-    "The encoder's layers are copies of one, so they start with the same values",
-    check="initialisation",
-    category="initialisation",
-    evidence=_alike,
-    issue="torch's documentation of nn.TransformerEncoder warns of it",
-)
-def layers_start_alike(model: Any) -> nn.Module:
-    for layer in model.layers[1:]:
-        layer.load_state_dict(model.layers[0].state_dict())
-    return model
-
-
-def _built_twice(pair: Pair) -> float:
-    """Parameters that differ between two networks built after the same torch.manual_seed."""
-    built = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        built.append(pair.faulty(10))
-    first, second = (list(m.parameters()) for m in built)
-    return float(sum(not torch.equal(p, q) for p, q in zip(first, second, strict=True)))
-
-
-@mutant(
-    RESNET12,
-    "The head is drawn from NumPy's generator, so that torch.manual_seed does not decide how it starts",
-    check="initialisation",
-    category="initialisation",
-    evidence=_built_twice,
-)
-def start_from_numpy(model: Any) -> nn.Module:
-    with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(np.random.uniform(-0.04, 0.04, tuple(model.head.weight.shape))))
-    return model
 
 
 def _uninitialised(pair: Pair) -> float:

@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
-from torch.utils.checkpoint import checkpoint
 
 from harness.mutants.evidence import Pair, difference, gradients
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import EFFICIENTNET, RESNET12, VIT
 from harness.mutants.surgery import Around, become, of_type
 from suites.efficientnet.model import StochasticDepth
-from suites.vit.model import EncoderLayer
 
 
 def _alone(pair: Pair, learns: str) -> float:
@@ -94,30 +92,6 @@ def classifier_needs_its_input(model: Any) -> nn.Module:
 def biases_need_their_weights(model: Any) -> nn.Module:
     for layer in model.layers:
         become(layer.mlp[0], WeightLinear)
-    return model
-
-
-class ReentrantLayer(EncoderLayer):
-    """Checkpointed in the way that looks at its input alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and torch.is_grad_enabled():
-            again: Tensor = checkpoint(super().forward, x, use_reentrant=True)
-            return again
-        return super().forward(x)
-
-
-@mutant(
-    VIT,
-    "Reentrant checkpointing: behind frozen layers nothing learns, since a layer's input needs no gradient",
-    check="gradients",
-    category="gradient",
-    evidence=lambda pair: _alone(pair, "layers.3"),
-    issue="torch.utils.checkpoint's own documentation, on use_reentrant",
-)
-def reentrant_checkpoints(model: Any) -> nn.Module:
-    for layer in model.layers:
-        become(layer, ReentrantLayer)
     return model
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.records import MeasurementRecord
 from reports.frames import Run, checks, load, measurements, ratios, samples, speeds
-from reports.tests.made_runs import check, compared, every_outcome, latency, measured, write_run
+from reports.tests.made_runs import A_A, check, compared, every_outcome, latency, measured, write_run
 
 
 def _ratio(run: Run, subject: str, architecture: str, mode: str, reference: str) -> pd.Series:
@@ -27,11 +27,10 @@ def _ratio(run: Run, subject: str, architecture: str, mode: str, reference: str)
 
 def test_ratios(run: Run) -> None:
     row = _ratio(run, "ours", "resnet18", "infer", "torchvision")
-    # Times of 18 against 20 ms; the reference's own jitter of 0.2 % has alternating sign and leaves the median.
-    assert row["ratio"] == pytest.approx(20 / 18, rel=1e-5)
-    assert row["low"] == pytest.approx(20 / 18 * 0.998, rel=1e-6)
-    assert row["high"] == pytest.approx(20 / 18 * 1.002, rel=1e-6)
-    assert row["noise_floor"] == pytest.approx(-math.log(0.996), rel=1e-6)
+    # Times of 18 against 20 ms. The reference's jitter of 0.2 % is that of both instances together, 0 % and 0.4 %.
+    for bound in ("low", "ratio", "high"):
+        assert row[bound] == pytest.approx(20 / 18, rel=1e-4)
+    assert row["noise_floor"] == pytest.approx(A_A, rel=1e-2)
     assert (row["verdict"], row["rounds"], row["flag"], row["note"]) == ("faster", 12, "", "")
     assert row["memory_ratio"] == pytest.approx(0.98)
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from harness.measure.statistics import (
     MINIMUM_ROUNDS,
+    POOLED,
+    TRIMMED,
     RatioEstimate,
     Verdict,
     latency_percentiles,
@@ -52,8 +55,8 @@ def test_one_round_has_no_bound() -> None:
 
 @pytest.mark.parametrize("rounds", [MINIMUM_ROUNDS, 9, 20])
 def test_interval_covers_the_truth_as_often_as_it_says(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order-statistic interval holds the median with at least 0.95; over 200 draws fewer than 175 have p < 1e-4."""
-    monkeypatch.setattr("harness.measure.statistics.RESAMPLES", 199)  # the order statistics carry the promise
+    """It holds the true ratio with about 0.95; over 200 draws fewer than 175 have p < 1e-4."""
+    monkeypatch.setattr("harness.measure.statistics.RESAMPLES", 199)  # the trimmed t carries the promise
     random = np.random.default_rng(1)
     held = 0
     for _ in range(200):
@@ -63,11 +66,30 @@ def test_interval_covers_the_truth_as_often_as_it_says(rounds: int, monkeypatch:
     assert held >= 175
 
 
-def test_noise_floor_is_the_farther_bound() -> None:
+def test_noise_floor_is_half_the_interval_of_a_pair_of_equals_and_the_farther_bound_of_unequals() -> None:
     random = np.random.default_rng(2)
     a, b = np.exp(0.01 * random.standard_normal((2, 30)))
     estimate = paired_ratio(a, b)
-    assert noise_floor(a, b) == pytest.approx(max(abs(math.log(estimate.low)), abs(math.log(estimate.high))))
+    width = math.log(estimate.high) - math.log(estimate.low)
+    assert noise_floor(a, b) == pytest.approx(POOLED * width / 2)
+    assert noise_floor(a, 1.05 * b) == pytest.approx(math.log(1.05 * estimate.high))
+    assert noise_floor(1.05 * a, b) == pytest.approx(math.log(1.05 / estimate.low))
+
+
+def test_a_second_instance_counts_as_much_as_the_first() -> None:
+    reference, first, second = [1.0] * 8, [2.0] * 8, [8.0] * 8
+    assert paired_ratio(first, reference, second).ratio == pytest.approx(1 / 4)
+    with pytest.raises(ValueError, match="8 rounds of the subject, 7 of its second instance"):
+        paired_ratio(first, reference, second[1:])
+
+
+def test_two_instances_and_the_middle_half_scatter_less_than_medians_of_one() -> None:
+    """Of 400 ratios of equal work, 40 rounds each, with tails such as timings have."""
+    random = np.random.default_rng(3)
+    times = np.exp(0.05 * random.standard_t(4, size=(400, 3, 40)))
+    medians = [float(np.median(np.log(r) - np.log(s))) for s, _, r in times]
+    pooled = [float(trim_mean(np.log(r) - (np.log(s) + np.log(a)) / 2, TRIMMED)) for s, a, r in times]
+    assert np.std(pooled) < 0.9 * np.std(medians)
 
 
 @pytest.mark.parametrize(
