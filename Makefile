@@ -24,15 +24,22 @@ lint:
 types:
 	$(BIN)/mypy
 
-# Two lanes side by side, each with half of the processors: most of what they do is no work for several threads.
-check: export OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 1 ? n / 2 : 1 )))
+# Parts side by side, the longest first, each on one thread: most of what they do is no work for several.
+CHECK_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+CHECKS := suites mutants harness reports
 check:
 	@mkdir -p $(RESULTS)
-	@$(BIN)/python -m pytest harness reference --results $(RESULTS) > $(RESULTS)/harness-tests.log 2>&1 & own=$$!; \
-	$(BIN)/python -m pytest suites --results $(RESULTS); suites=$$?; \
-	$(BIN)/python -m pytest reports suites/*/tests --results $(RESULTS); others=$$?; \
-	echo "suites: exit code $$suites, reports and the suites' own tests: $$others; waiting for the harness's ($(RESULTS)/harness-tests.log)"; \
-	wait $$own; harness=$$?; cat $(RESULTS)/harness-tests.log; exit $$(( suites || others || harness ))
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --keep-going --jobs=$(CHECK_JOBS) \
+	$(CHECKS:%=check-%)
+
+check-suites: TESTS = suites
+check-mutants: TESTS = harness/tests/mutants
+check-harness: TESTS = harness reference --ignore harness/tests/mutants
+check-reports: TESTS = reports suites/*/tests
+$(CHECKS:%=check-%):
+	@echo "$@: running, see $(RESULTS)/$@.log"; \
+	$(BIN)/python -m pytest $(TESTS) --results $(RESULTS) > $(RESULTS)/$@.log 2>&1; outcome=$$?; \
+	cat $(RESULTS)/$@.log; echo "$@: exit code $$outcome"; exit $$outcome
 
 seeds: install-test  ## the conformance of our models under SEEDS (50) different seeds; stops at the first that fails
 	for seed in $$(seq 1 $(SEEDS)); do \
