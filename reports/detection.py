@@ -70,8 +70,8 @@ def precision_charts(curves: pd.DataFrame) -> list[Chart]:
                 name=f"precision-{number}",
                 title=f"Detection on {data}",
                 caption="Further up is better: mean over the categories of the average precision at IoU 0.5 on the "
-                "validation images, after each epoch. All implementations saw the same images, in the same order, with "
-                "the same seed.",
+                "validation images, after each epoch. All implementations saw the same images, in the same order, from "
+                "the same weights, with the same draws: curves that are equal lie upon one another.",
                 spec=specification(layers, height=280),
                 csv=csv_address(held),
             )
