@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 
+def output_side(side: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Height or width of what a convolution gives; not positive where the kernel is larger than the padded image."""
+    return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A plain two-dimensional one: ``images`` (batch, channels, height, width), ``weight`` (outputs, channels /
@@ -22,9 +27,10 @@ class Convolution:
     @property
     def sides(self) -> tuple[int, int]:
         """Height and width of the output; not positive where the kernel is larger than the padded image."""
-        (h, w), (rows, columns) = self.images.shape[2:], self.weight.shape[2:]
-        (s, p, d), (t, q, e) = self.axes
-        return (h + 2 * p - d * (rows - 1) - 1) // s + 1, (w + 2 * q - e * (columns - 1) - 1) // t + 1
+        height, width = (
+            output_side(self.images.shape[2 + axis], self.weight.shape[2 + axis], *self.axes[axis]) for axis in (0, 1)
+        )
+        return height, width
 
     def like_images(self, last: Tensor) -> Tensor:
         """From channels last to channels first, in the memory format that torch gives results of such images."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.convolution import output_side
+
 aten = torch.ops.aten
 BATCH_NORMS = (
     aten.native_batch_norm.default,
@@ -117,10 +119,7 @@ def _convolved(
     if len(weight) % groups or (bias is not None and bias.shape != weight.shape[:1]):  # torch itself lets it pass here
         raise RuntimeError(f"a weight of {tuple(weight.shape)} does not fit {groups} groups, or its bias does not")
     kernel = weight.shape[2:]
-    sides = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(images.shape[2:], padding, dilation, kernel, stride, strict=True)
-    ]
+    sides = [output_side(*axis) for axis in zip(images.shape[2:], kernel, stride, padding, dilation, strict=True)]
     return _made((images.shape[0], weight.shape[0], *sides), images) if min(sides) > 0 else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
+from harness.joins import nodes
 from harness.lifting import LiftFloat32
 from harness.randomness import ControlledRandomness
 from harness.transplant import CEILING, cotangent, put_back, relative, transplant
@@ -64,7 +65,8 @@ def _gradients(bench: Workbench, model: nn.Module, images: Tensor) -> tuple[dict
         with LiftFloat32(), ControlledRandomness(batch=len(images)):
             logits = bench.logits(model.train(), images)
             model.zero_grad(set_to_none=True)
-            reentrant = any("CheckpointFunction" in name for name in _operations(logits))
+            graph = nodes(logits.grad_fn) if logits.grad_fn is not None else ()
+            reentrant = any("CheckpointFunction" in node.name() for node in graph)
             if logits.requires_grad:
                 bench.backward(logits, cotangent(bench, logits))
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, reentrant
@@ -74,14 +76,3 @@ def _gradients(bench: Workbench, model: nn.Module, images: Tensor) -> tuple[dict
         put_back(model, buffers)
         for parameter in model.parameters():
             parameter.grad = None
-
-
-def _operations(logits: Tensor) -> set[str]:
-    """Names of the nodes of the graph behind ``logits``."""
-    seen, waiting = set[object](), [logits.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
-    return {type(node).__name__ for node in seen}

@@ -9,10 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import filled_with_nan
+from harness.global_state import generators
 from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import RESNET12, VIT
 from harness.mutants.surgery import Around
+
+KEPT = torch.Generator().manual_seed(11)
+
+
+def _built_twice(pair: Pair) -> float:
+    """Parameters that differ between two networks built after the same seeds."""
+    built = []
+    for _ in range(2):
+        with generators(1):
+            built.append(pair.faulty(10))
+    first, second = (list(m.parameters()) for m in built)
+    return float(sum(not torch.equal(p, q) for p, q in zip(first, second, strict=True)))
+
+
+@mutant(
+    RESNET12,
+    "The head is drawn from a generator of the module's own, which goes on from network to network: no seed decides",
+    check="initialisation",
+    category="initialisation",
+    evidence=_built_twice,
+)
+def start_from_a_kept_generator(model: Any) -> nn.Module:
+    drawn = 0.02 * torch.randn(model.head.weight.shape, generator=KEPT, device="cpu")
+    with torch.no_grad():
+        model.head.weight.copy_(drawn)
+    return model
 
 
 def _uninitialised(pair: Pair) -> float:
