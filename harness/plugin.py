@@ -12,6 +12,7 @@ import pytest
 from harness import workers
 from harness.allocator import keep_freed_memory
 from harness.checks import BREADTH, check_names, find_check
+from harness.frames import with_room
 from harness.options import MeasurementOptions, add_measurement_options, add_options
 from harness.outcomes import params_of, row_of, subject_of
 from harness.processes import measurer
@@ -161,7 +162,7 @@ def judge(bench: Workbench, check: str) -> None:
     __tracebackhide__ = True
     bench.notes.clear()
     try:
-        find_check(check, bench.family)(bench)
+        with_room(find_check(check, bench.family), bench)
     except AssertionError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     except (Exception, SystemExit) as error:

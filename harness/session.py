@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections import Counter
@@ -141,7 +142,9 @@ class Session:
         from harness.workbench import Workbench
 
         if self._bench is None or self._bench.subject != subject:
-            if self._bench is not None:
+            if self._bench is None:
+                gc.freeze()  # no garbage is looked for any more among the modules imported by now
+            else:
                 self._bench.close()
             self._bench = Workbench(subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend)
         return self._bench

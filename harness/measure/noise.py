@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from harness.environment import environment
+from harness.frames import with_room
 from harness.measure.clock import CpuClock, Step
 from harness.measure.conditions import undisturbed
 from harness.measure.disturbance import CpuWatch
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = RunStore(given.results, new_run_id())
     facts = environment(sys.argv, "cpu")
     store.environment(facts)
-    found = study(given.comparisons, given.seconds, given.input_size, lambda line: print(line, flush=True))
+    found = with_room(study, given.comparisons, given.seconds, given.input_size, lambda line: print(line, flush=True))
     store.append(
         MeasurementRecord(
             run=store.run,

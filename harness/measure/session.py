@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from harness.frames import with_room
 from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.contender import Contender, LeftOut, Subject, reference_contenders, subject_contenders
@@ -219,7 +220,8 @@ class Measuring:
         stopping.start()
         with suppress(_Enough):
             # pytest-benchmark takes a fixed number of rounds only; leaving early is no error of what it measured.
-            benchmark.pedantic(rounds.lead, setup=begin, teardown=finish, rounds=len(rounds.orders), iterations=1)
+            number = len(rounds.orders)
+            with_room(benchmark.pedantic, rounds.lead, setup=begin, teardown=finish, rounds=number, iterations=1)
         if stopping.reason:
             benchmark.has_error = False
         return stopping

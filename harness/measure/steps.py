@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.frames import with_room
 from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.interleave import Rounds, rounds_within
@@ -83,7 +84,9 @@ def compare(
         planned = min(MOST_ROUNDS, rounds_within(budget, rounds.warm_up(budget / 2)))
         rounds.plan(planned)
         benchmark.group = f"{architecture} {suite} {mode}"
-        benchmark.pedantic(rounds.lead, setup=rounds.before, teardown=rounds.after, rounds=planned, iterations=1)
+        with_room(
+            benchmark.pedantic, rounds.lead, setup=rounds.before, teardown=rounds.after, rounds=planned, iterations=1
+        )
     rounds.trim()
     for name in names:
         common: dict[str, Any] = {

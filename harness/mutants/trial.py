@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from harness.checks import check_names, find_check
+from harness.frames import with_room
 from harness.mutants.mutant import Variant
 from harness.mutants.settings import preserved
 from harness.strategies import PROFILE, register_profiles
@@ -58,7 +59,7 @@ def _judge(bench: Workbench, name: str) -> Verdict:
     start = time.perf_counter()
     with preserved(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # exporting prints what it refuses
         try:
-            find_check(name, bench.family)(bench)
+            with_room(find_check(name, bench.family), bench)
         except AssertionError as error:
             outcome, message = "failed", str(error)
         except pytest.skip.Exception as reason:
