@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.patches import holders, put_back, replaced
+
 CUDNN: Any = torch.backends.cudnn  # what sets the precision of its parts has no annotations
 DENORMAL = torch.full((1,), 1e-310, dtype=torch.float64)
 """Zero to a processor that flushes such numbers."""
@@ -28,10 +30,14 @@ ENVIRONMENT = (
 )
 """Variables by which a user chooses devices, threads and seeds; libraries that are imported late set others."""
 
+FUNCTIONS = "functions of torch and of the references' libraries"
+SHOWN = 3
+
 
 def settings() -> dict[str, Any]:
     """Process-wide settings that a model has no business changing."""
     return {
+        FUNCTIONS: holders(),
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "threads": torch.get_num_threads(),
@@ -121,10 +127,18 @@ def expect_seeds_to_hold(who: str, numbers: Sequence[Mapping[str, float]], what:
 
 def expect_settings(who: str, before: Mapping[str, Any], what: str) -> None:
     """Raise AssertionError where ``what`` has changed a setting since ``before``."""
+    for _, text in changes(before):
+        raise AssertionError(f"{who}: {what} changes a process-wide setting: {text}")
+
+
+def changes(before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of the settings that are others than in ``before``, and what became of each."""
+    if others := replaced(before[FUNCTIONS]):
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        yield FUNCTIONS, f"{', '.join(others[:SHOWN])}{more} replaced by something else"
     for name, value in settings().items():
-        assert value == before[name], (
-            f"{who}: {what} changes a process-wide setting: {name} was {before[name]}, is {value}"
-        )
+        if name != FUNCTIONS and value != before[name]:
+            yield name, f"{name} was {before[name]}, is {value}"
 
 
 def expect_no_trace(who: str, call: Callable[[], object], what: str) -> None:
@@ -143,6 +157,7 @@ def expect_no_trace(who: str, call: Callable[[], object], what: str) -> None:
 
 def restore(before: Mapping[str, Any]) -> None:
     """Put torch's settings back to what `settings` gave."""
+    put_back(before[FUNCTIONS])
     torch.set_default_dtype(before["default dtype"])
     torch.set_default_device(None if before["default device"] == "cpu" else before["default device"])
     torch.set_num_threads(before["threads"])

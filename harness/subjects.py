@@ -137,6 +137,8 @@ def family_of(suite: str) -> Family:
 
 def import_subject(spec: str) -> ModuleType:
     """Import a file or a module given to ``--subject``. Raises RequestError with one line."""
+    from harness.imports import watched  # brings torch, which listing our own tests can do without
+
     if spec.endswith(".py") or "/" in spec:
         path = Path(spec).resolve()
         if not path.is_file():
@@ -158,7 +160,7 @@ def import_subject(spec: str) -> ModuleType:
         if str(path.parent) not in sys.path:  # a subject file may import its neighbours
             sys.path.append(str(path.parent))  # last: a neighbour called as a library must not stand in its place
         try:
-            with _warnings_shown():
+            with _warnings_shown(), watched(spec):
                 loader.loader.exec_module(module)
         except BaseException as error:
             sys.modules.pop(name, None)
@@ -169,7 +171,7 @@ def import_subject(spec: str) -> ModuleType:
             ) from error
         return module
     try:
-        with _warnings_shown():
+        with _warnings_shown(), watched(spec):
             return importlib.import_module(spec)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | GeneratorExit):

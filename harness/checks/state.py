@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.checks.behaviour import _bound, _forward
 from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
+from harness.imports import expect_quiet_import
 from harness.outputs import logits_of
 from harness.subjects import first_line
 from harness.transplant import put_back, rowwise, transplant
@@ -290,6 +291,7 @@ def _built_from(bench: Workbench, start: int) -> nn.Module:
 
 def check_global_state(bench: Workbench) -> None:
     """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
+    expect_quiet_import(bench.subject)
     built = fresh(bench)
     expect_seeds_to_hold(bench.who, built.drawn, "building it")
     model, before = built.models[0], settings()

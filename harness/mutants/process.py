@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import misc
 
 from harness.mutants.evidence import Evidence, Pair, repeated_call, train_output
 from harness.mutants.mutant import mutant
@@ -165,6 +168,30 @@ def gradients_left_off(model: Any) -> nn.Module:
 def warnings_silenced(model: Any) -> nn.Module:
     warnings.simplefilter("ignore", append=True)
     warnings.filterwarnings("ignore", message="anything of the kind", category=UserWarning)
+    return model
+
+
+@mutant(
+    VIT,
+    "Building the model puts tanh-GELU in the place of torch's GELU, for its references too",
+    check="global_state",
+    category="state",
+    evidence=changes(lambda: F.gelu),
+)
+def gelu_replaced(model: Any) -> nn.Module:
+    F.gelu = partial(torch._C._nn.gelu, approximate="tanh")
+    return nn.Module.train(model)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Building the model changes the forward pass of torchvision's squeeze-and-excitation",
+    check="global_state",
+    category="state",
+    evidence=changes(lambda: misc.SqueezeExcitation.forward),
+)
+def gate_of_reference_replaced(model: Any) -> nn.Module:
+    misc.SqueezeExcitation.forward = nn.Identity.forward
     return model
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.checks.behaviour import PASSES
 from harness.checks.state import expect_strict
 from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
+from harness.imports import expect_quiet_import
 from harness.workbench import Workbench
 from suites.detector.bench import detect, images, losses, ready, target
 
@@ -51,6 +52,7 @@ def check_detector_state(bench: Workbench) -> None:
 
     A training pass leaves gradients that are there, and only a state of the same network is loaded.
     """
+    expect_quiet_import(bench.subject)
     before, drawn = settings(), []
     try:
         for start in (1, 2):

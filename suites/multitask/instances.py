@@ -19,6 +19,7 @@ from harness.global_state import (
     restore,
     settings,
 )
+from harness.imports import expect_quiet_import
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
@@ -32,6 +33,7 @@ def check_instances(bench: Workbench) -> None:
     They leave the caller's seed and the settings of the process alone; with ``num_classes=7`` the class logits have
     seven columns.
     """
+    expect_quiet_import(bench.subject)
     before, built, drawn = settings(), [], []
     try:
         for seed in (1, 2):

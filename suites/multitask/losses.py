@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.global_state import expect_no_trace
+from harness.imports import expect_quiet_import
 from harness.reproduce import describe_failure
 from harness.strategies import examples
 from harness.subjects import SubjectError, first_line
@@ -133,6 +134,7 @@ def check_loss_value(bench: Workbench) -> None:
     _assert_right_for_sure_answers(bench)
     _assert_dtype_of_outputs(bench)
     _assert_nan_shows(bench)
+    expect_quiet_import(bench.subject)
     expect_no_trace(bench.who, lambda: loss(bench, *drawn(2)), "calling it")
 
 

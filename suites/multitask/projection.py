@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.global_state import draw, expect_seeds_to_hold, generators
+from harness.imports import expect_quiet_import
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench, seeded
 
@@ -185,13 +186,14 @@ def _judge(bench: Workbench, problem: Problem, which: str = "") -> None:
 
 
 def _expect_no_seeding(bench: Workbench) -> None:
-    """An order may be drawn, from the caller's generator as it stands."""
+    """An order may be drawn, from the caller's generator as it stands; importing it leaves other models alone."""
     drawn = []
     for seed in (1, 2):
         with generators(seed):
             bench.subject.factory(*_arguments(Problem()))
             drawn.append(draw())
     expect_seeds_to_hold(bench.who, drawn, "combining losses")
+    expect_quiet_import(bench.subject)
 
 
 def check_head_gradients(bench: Workbench) -> None:

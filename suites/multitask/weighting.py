@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.global_state import expect_no_trace
+from harness.imports import expect_quiet_import
 from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.losses import ROUNDING
@@ -51,6 +52,7 @@ def check_log_variances(bench: Workbench) -> None:
     """One trainable number per task, among the module's parameters and its ``state_dict``, where an optimizer and a
     checkpoint find it; small at first, so that no task starts switched off. Making it seeds nothing, and changes no
     setting of the process."""
+    expect_quiet_import(bench.subject)
     expect_no_trace(bench.who, lambda: _weighting(bench), "making it")
     for tasks in (2, len(TASKS), 5) if inspect.signature(bench.subject.factory).parameters else (len(TASKS),):
         module = _weighting(bench, tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from harness.global_state import expect_no_trace
+from harness.imports import expect_quiet_import
 from harness.workbench import Workbench
 from suites.transfer.backbones import PLAIN
 from suites.transfer.continuity import check_resume, check_state_kept, check_trajectory
@@ -39,6 +40,7 @@ def check_starts_from_given(bench: Workbench) -> None:
 
     Nor does the recipe seed a generator or change a setting of the process.
     """
+    expect_quiet_import(bench.subject)
     expect_no_trace(bench.who, lambda: Plan(bench, PLAIN[0]), "applying it")
     for backbone in PLAIN:
         expected = backbone.model().state_dict()
