@@ -53,5 +53,5 @@ def expect_quiet_import(subject: Subject) -> None:
     found = _found.get(subject.spec)
     assert not found, (
         f"{subject.who}: importing {subject.spec} changes the whole process: {'; '.join(found or ())}; "
-        "expected other models to compute what they did before (keep the change inside the model, or where a program starts)"
+        "expected other models to compute what they did before (keep such changes inside the model)"
     )
