@@ -116,14 +116,14 @@ def compare(subject: Step, again: Step, reference: Step, seconds: float, seed: i
 
 
 def trials(
-    works: Sequence[Step], slower: float, number: int, seconds: float, say: Callable[[str], None]
+    build: Callable[[], Step], slower: float, number: int, seconds: float, say: Callable[[str], None]
 ) -> list[Trial]:
-    """``number`` comparisons in which the subject is slower by that part."""
-    subject, again, reference = works
-    if slower:
-        subject, again = slowed(subject, slower), slowed(again, slower)
+    """``number`` comparisons, each of new instances, in which the subject is slower by that part."""
     found = []
     for index in range(number):
+        subject, again, reference = (build() for _ in range(3))
+        if slower:
+            subject, again = slowed(subject, slower), slowed(again, slower)
         found.append(compare(subject, again, reference, seconds, seed=index))
         last = found[-1]
         say(
@@ -164,16 +164,13 @@ def seen_bytes(work: Inference) -> int:
 
 def study(number: int, seconds: float, image_size: int | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything; the claims are judged by the share that the full study of 30 comparisons promises."""
-    works = [instance(image_size) for _ in range(3)]
-    for work in works:
-        work()
-    same = trials(works, 0.0, number, seconds, say)
-    three = trials(works, 0.03, number, seconds, say)
-    ten = trials(works, 0.10, number, seconds, say)
+    work = instance(image_size)
+    work()
+    same, three, ten = (trials(lambda: instance(image_size), part, number, seconds, say) for part in (0.0, 0.03, 0.10))
     pairs = back_to_back(number, seconds / 2, image_size)
     say(f"pytest-benchmark back to back: {', '.join(f'{p:.4f}' for p in pairs)}")
-    timed = timer_ratio(works[0], max(100, number))
-    seen = seen_bytes(works[0])
+    timed = timer_ratio(work, max(100, number))
+    seen = seen_bytes(work)
     overhead = measure_overhead(product(), max(20, 2 * number))
     least, most = math.ceil(number * 27 / 30), number // 30 if number >= 30 else 0
     far, far_pairs = (sum(abs(r - 1) > FAR for r in ratios) for ratios in ([t.ratio for t in same], pairs))
@@ -204,7 +201,7 @@ def study(number: int, seconds: float, image_size: int | None, say: Callable[[st
         ),
     ]
     return {
-        "work": f"{ARCHITECTURE} inference, batch {BATCH}, {works[0].batch.images.shape[-1]} px",
+        "work": f"{ARCHITECTURE} inference, batch {BATCH}, {work.batch.images.shape[-1]} px",
         "comparisons": number,
         "seconds_each": seconds,
         "threads": torch.get_num_threads(),

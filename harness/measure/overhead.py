@@ -39,12 +39,12 @@ class Overhead:
     @property
     def in_the_figure(self) -> RatioEstimate:
         """Reported over bare; 1.01 is one per cent too much."""
-        return paired_ratio(self.bare, self.reported)
+        return paired_ratio(self.bare, self.reported, instance_scatter=0.0)
 
     @property
     def in_wall_clock(self) -> RatioEstimate:
         """Spent over bare."""
-        return paired_ratio(self.bare, self.spent)
+        return paired_ratio(self.bare, self.spent, instance_scatter=0.0)
 
     @property
     def between(self) -> float:

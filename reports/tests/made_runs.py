@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.measure.statistics import POOLED
+from harness.measure.statistics import INSTANCE_SCATTER, POOLED
 from harness.records import SCHEMA, CheckRecord, MeasurementRecord, Outcome, Quantity, Record, to_row
 
 SCRIPT = "<script>alert(1)</script>"
@@ -32,7 +32,8 @@ SHIFTS = (-0.02, 0.0, 0.01, -0.01, 0.02, 0.0, 0.03, -0.03, 0.01, -0.01, 0.0, 0.0
 """How far each round lies from the typical one: what slows a round slows all of it."""
 
 
-A_A = POOLED * 2.5706 * (0.004 * math.sqrt(12 / 11)) * math.sqrt(12) / 6
+ROUNDS_SCATTER = 2.5706 * (0.004 * math.sqrt(12 / 11)) * math.sqrt(12) / 6
+A_A = POOLED * math.hypot(ROUNDS_SCATTER, 1.95996 * math.sqrt(2) * INSTANCE_SCATTER)
 """Of twelve rounds whose log ratios are 0.4 % to either side in turns: six are kept, Student's t has five degrees."""
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
 from harness.measure.statistics import (
+    INSTANCE_SCATTER,
     MINIMUM_ROUNDS,
     POOLED,
     TRIMMED,
@@ -28,8 +29,26 @@ rounds_of_two = st.lists(st.tuples(times, times), min_size=1, max_size=12)
 
 
 def test_ratio_is_of_throughputs() -> None:
-    estimate = paired_ratio([1.0] * 8, [2.0] * 8)
+    estimate = paired_ratio([1.0] * 8, [2.0] * 8, instance_scatter=0.0)
     assert estimate == RatioEstimate(ratio=2.0, low=2.0, high=2.0, rounds=8)
+
+
+@pytest.mark.parametrize("rounds", [8, 40])
+def test_an_interval_holds_the_truth_where_instances_differ_for_as_long_as_they_live(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comparison has instances of its own. Of 400 intervals with 0.95 each, fewer than 364 have p < 1e-3."""
+    monkeypatch.setattr("harness.measure.statistics.RESAMPLES", 199)
+    random = np.random.default_rng(4)
+    held = {True: 0, False: 0}
+    for _ in range(400):
+        instances = INSTANCE_SCATTER * random.standard_normal((3, 1))
+        ours, twin, theirs = np.exp(instances + 0.003 * random.standard_normal((3, rounds)))
+        for aware in held:
+            estimate = paired_ratio(ours, theirs, twin, instance_scatter=INSTANCE_SCATTER if aware else 0.0)
+            held[aware] += estimate.low <= 1 <= estimate.high
+    assert held[True] >= 364
+    assert held[False] < 340
 
 
 @given(rounds_of_two)
