@@ -36,8 +36,13 @@ def expect_contract(who: str, model: nn.Module) -> None:
                 f"{who}: named_parameters() gives {type(pairs[0]).__name__} where pairs of a name and a parameter are "
                 "expected"
             )
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [(p, p.requires_grad) for p in model.parameters()] if _own(model, "requires_grad_") else []
+    found = _called(who, "modules()", lambda m: [x for x in m.modules() if isinstance(x, nn.Module)], model)
+    modes = [(module, module.training) for module in found]
+    parameters = _called(who, "parameters()", lambda m: list(m.parameters()), model)
+    if not all(isinstance(p, torch.Tensor) for p in parameters):
+        raise SubjectError(f"{who}: parameters() gives {type(parameters[0]).__name__}; expected tensors")
+    _called(who, "repr()", repr, model)
+    trained = [(p, p.requires_grad) for p in parameters] if _own(model, "requires_grad_") else []
     for name, (call, make) in CHAINED.items():
         if _own(model, name):
             returned = _called(who, call, make, model)

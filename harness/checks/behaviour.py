@@ -160,16 +160,22 @@ def _expect_passes_apart(bench: Workbench, model: nn.Module, one: Tensor, two: T
 
 
 def _expect_nothing_kept(bench: Workbench) -> None:
-    """Tensors that are alive do not grow in number from each pass in train and in eval mode to the next."""
+    """Tensors that are alive, and hooks, do not grow in number from each pass in train and in eval mode to the next."""
     model = bench.small_copy().train()
     images = bench.images(4, bench.small_side(), seed=32).float()
-    alive = []
+    alive, hooks = [], []
     for _ in range(PASSES):
         bench.logits(model.train(), images)
         with torch.no_grad():
             bench.logits(model.eval(), images)
         gc.collect()
         alive.append(sum(issubclass(type(o), Tensor) for o in gc.get_objects()))
+        hooks.append(sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()))
+    more = min(later - earlier for earlier, later in pairwise(hooks))
+    assert more <= 0, (
+        f"{bench.who}: each forward pass registers {more} hooks that nothing removes; expected none (each is called in "
+        "every later pass)"
+    )
     growth = [later - earlier for earlier, later in pairwise(alive)]
     assert min(growth) <= 0, (
         f"{bench.who}: each forward pass leaves {min(growth)} tensors behind that nothing frees; expected none "

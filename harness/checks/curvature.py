@@ -50,5 +50,14 @@ def _second(bench: Workbench, model: nn.Module, images: Tensor, direction: Tenso
     with sdpa_kernel(SDPBackend.MATH), LiftFloat32():
         logits = bench.logits(model, given)
         (first,) = torch.autograd.grad(logits, given, cotangent(bench, logits), create_graph=True)
-        second = torch.autograd.grad((first * direction).sum(), list(named.values()), allow_unused=True)
-    return {n: torch.zeros_like(p) if d is None else d for (n, p), d in zip(named.items(), second, strict=True)}
+        # backward(), not grad(): that leaves out branches that reach no input, and with them what refuses
+        # (once_differentiable), so that a part of the sum would pass for the whole.
+        kept = {n: p.grad for n, p in named.items()}
+        for parameter in named.values():
+            parameter.grad = None
+        try:
+            (first * direction).sum().backward()
+            return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()}
+        finally:
+            for name, parameter in named.items():
+                parameter.grad = kept[name]

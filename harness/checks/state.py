@@ -60,14 +60,15 @@ def check_state_dict_round_trip(bench: Workbench) -> None:
 def expect_strict(bench: Workbench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape.
 
-    Names are looked at from both ends, since it is the classifier that some loaders forgive, and of the buffers the
-    last one of several values, in a norm.
+    Names are looked at from both ends, since it is the classifier that some loaders forgive, in the middle, and of the
+    buffers the last one of several values, in a norm.
     """
     own = dict(model.named_parameters())
     parameters = [n for n in tensors if n in own] or [n for n, t in tensors.items() if t.is_floating_point()]
     buffers = [n for n, b in model.named_buffers() if n in tensors and b.numel() > 1]
     wrong = {"with a name that it does not have": {**tensors, "no.such.parameter": torch.zeros(1)}}
-    for name in dict.fromkeys((parameters[0], *parameters[-2:], *buffers[-1:])):
+    inner = [parameters[len(parameters) * part // 4] for part in (1, 2, 3)]
+    for name in dict.fromkeys((parameters[0], *inner, *parameters[-2:], *buffers[-1:])):
         tensor = tensors[name]
         longer = torch.cat((tensor, tensor[:1])) if tensor.ndim else tensor.expand(2)
         wrong[f"without {name}"] = {n: t for n, t in tensors.items() if n != name}

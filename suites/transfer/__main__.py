@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from harness.environment import environment
 from harness.measure.memory import MeterError, meter_for
 from harness.records import MeasurementRecord
+from harness.session import SEEDS, device_named
 from harness.store import RunStore, StoreError, new_run_id
 from reference.checkpoint import load_weights, read_weights
 from reference.lite0 import load_lite0
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     console = Console()
     try:
+        _check(given)
         names = list(dict.fromkeys(RECIPES.values())) if given.recipe == "all" else [RECIPES[given.recipe]]
         data = load(given.data, given.side, skip_corrupt=given.skip_corrupt, augment=given.augment)
         for notice in data.notices:
@@ -69,6 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     console.print(f"report:  python -m reports {store.folder}", markup=False, soft_wrap=True)
     return 0
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raise ValueError, in one line, for numbers and devices that make no sense."""
+    for name, least in (("batch_size", 1), ("side", 1), ("epochs", 1), ("patience", 0)):
+        if getattr(given, name) < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {getattr(given, name)}: expected a whole number of at least {least}")
+    if not 0 <= given.seed < SEEDS:
+        raise ValueError(f"--seed {given.seed}: expected a whole number from 0 to {SEEDS - 1:,}")
+    given.device = device_named(given.device)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip-corrupt", action="store_true", help="leave out files that can't be read")
     add("--resume", metavar="RUN", type=Path, help="go on from the checkpoints of an earlier run's folder")
     add("--results", default="results", metavar="DIR", help="folder of runs (default results)")
-    add("--device", default="cpu", metavar="DEVICE", help="cpu, cuda or cuda:N (default cpu)")
+    add("--device", default="cpu", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default cpu)")
     add("--seed", type=int, default=0, metavar="N", help="of the head's weights and the order of images (default 0)")
     return parser
 
@@ -105,10 +118,15 @@ def _network(given: argparse.Namespace, data: Data) -> nn.Module:
         module, factory = "suites.efficientnet.model", LITE0
     try:
         build: Callable[[], nn.Module] = getattr(import_module(module), factory)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise DataError(f"--model {given.model}: {error}; give it as importable.module:factory") from error
     torch.manual_seed(given.seed)
-    model = build()
+    try:
+        model = build()
+    except TypeError as error:
+        raise DataError(f"--model {given.model}: can't be called without arguments: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise DataError(f"--model {given.model}: gives {type(model).__name__}; expected a torch.nn.Module")
     if given.weights:
         try:
             load_weights(model, read_weights(given.weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -173,6 +174,8 @@ def check_rates(bench: Workbench) -> None:
                     )
                 if not fastest or measured[parameter] > measured[fastest]:
                     fastest = parameter
+        if name == "layerwise_decay":
+            _expect_one_rate_in_a_module(plan, measured)
         by_layer = {placed[n]: measured[n] for n in placed}
         spread = _distinct(list(measured.values()))
         slowest, last = min(measured.values()), max(by_layer)
@@ -191,6 +194,19 @@ def check_rates(bench: Workbench) -> None:
         assert spread >= fewest, (
             f"{plan.who}: one step moves parameters at {spread} different rates, from {slowest:.3g} "
             f"to {by_layer[last]:.3g}; expected at least {fewest}"
+        )
+
+
+def _expect_one_rate_in_a_module(plan: Plan, measured: Mapping[str, float]) -> None:
+    """A weight and its bias are one layer."""
+    modules: dict[str, list[str]] = {}
+    for name in measured:
+        modules.setdefault(name.rpartition(".")[0], []).append(name)
+    for names in modules.values():
+        moved = [measured[n] for n in names]
+        assert _distinct(moved) == 1, (
+            f"{plan.who}: for the same gradient a step moves {some(names)} by {min(moved):.3g} to {max(moved):.3g}; "
+            "expected one rate for what is one layer: rates decay by layer, not by parameter"
         )
 
 
