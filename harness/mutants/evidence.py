@@ -75,7 +75,8 @@ def difference(got: Tensor, expected: Tensor) -> float:
     """Relative norm of the difference; one where the shapes differ or a value is not finite."""
     if got.shape != expected.shape or not bool(torch.isfinite(got).all()):
         return 1.0
-    return float((got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def forward(model: nn.Module, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -84,6 +85,7 @@ class Mutant(Variant):
     def proof(self) -> float:
         """The evidence's number; above `harness.mutants.evidence.VISIBLE` the variant is not equivalent."""
         with preserved():
+            warnings.simplefilter("ignore")  # torch warns of some things once in a process: whoever comes first
             side = self.architecture.input_size if self.architecture.patch else 64
             return self.evidence(Pair(correct=self.specimen.factory, faulty=self.build, side=side))
 
