@@ -33,9 +33,9 @@ POOLED = math.sqrt(3) / 2
 
 INSTANCE_SCATTER = 0.002
 """Relative standard deviation of the time of one instance of a network among others just like it, for as long as it
-lives: where its objects happen to lie decides. More rounds don't tell. Of six instances of a ResNet-18 it was 0.10 to
-0.15 % on a quiet machine, of their modules alone too (weights and images shared, or moved before each round), and none
-where one instance stood in for all six."""
+lives, presumably by where its objects happen to lie. More rounds don't tell. Of six instances of a ResNet-18 it was
+about 0.1 to 0.15 % on a quiet machine, with shared weights and images too, and none could be seen where one instance
+stood in for all six. Rounded up: seen on one machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
