@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
-from harness.subjects import RequestError, Subject, SubjectError, families, given_subjects
+from harness.errors import RequestError, SubjectError
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
+from harness.subjects.loading import families, given_subjects
+from harness.subjects.subject import Subject
 from harness.transplant import Grafted, Transplant, transplant
 from harness.workbench import Workbench
 from reference.alignment import AlignedLayer, Alignment, AlignmentError
@@ -89,7 +91,7 @@ def deviation_of(bench: Workbench, made: Transplant, grafted: Grafted) -> tuple[
     images = bench.images(4, made.side, seed=2)
     for mode in ("eval", "train"):
         # Every random layer is taken out, on both sides: its rate is a question for the checks.
-        with LiftFloat32(), ControlledRandomness(0.0, batch=len(images), elements="identity"):
+        with Float64Mode(), ControlledRng(0.0, batch=len(images), elements="identity"):
             found = first_deviation(
                 made.subject, grafted.model, grafted.alignment, images, bound=BOUND, train=mode == "train"
             )  # fmt: skip

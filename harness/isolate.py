@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from harness.records import Record
-from harness.store import read_records
+from harness.records.codec import read_records
+from harness.records.schema import Record
 
 POLL = 0.05
 """Seconds between looks at the process: what grows by 10 GB/s is ended half a gigabyte late."""

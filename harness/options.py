@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import RequestError
 from harness.measure.setting import COMPILE_MODES, DTYPES, MEMORY_FORMATS, Setting, matrix
-from harness.subjects import RequestError
 
 if TYPE_CHECKING:
     import pytest

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.records import SPEED, CheckRecord, Outcome
-from harness.subjects import Subject, first_line
+from harness.errors import first_line
+from harness.records.schema import SPEED, CheckRecord, Outcome
+from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from harness.session import Session

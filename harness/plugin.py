@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import workers
-from harness.allocator import keep_freed_memory
 from harness.checks import BREADTH, check_names, find_check
-from harness.frames import with_room
+from harness.errors import RequestError, StoreError, first_line
 from harness.options import MeasurementOptions, add_measurement_options, add_options
 from harness.outcomes import params_of, row_of, subject_of
+from harness.process.memory_reuse import keep_freed_memory, with_room
 from harness.processes import measurer
 from harness.session import Session
-from harness.store import StoreError
 from harness.strategies import register_profiles, use_profile
-from harness.subjects import RequestError, Subject, family_of, first_line, known_names
+from harness.subjects.loading import family_of, known_names
+from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench

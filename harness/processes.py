@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.isolate import Ended, run_isolated
-from harness.records import CheckRecord, MeasurementRecord
+from harness.records.schema import CheckRecord, MeasurementRecord
 
 if TYPE_CHECKING:
     from harness.session import Session
-    from harness.subjects import Subject
+    from harness.subjects.subject import Subject
 
 
 class ProcessEndedError(RuntimeError):

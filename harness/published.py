@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from harness.architecture import Family
-from harness.subjects import Subject
+from harness.subjects.facts import Family
+from harness.subjects.subject import Subject
 
 DECISIVE = ("parameters", "multiply_adds", "shapes", "skip_gradient", "parity_eval", "parity_sizes", "parity_train")
 """The checks that say which architecture a network is."""

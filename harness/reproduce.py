@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from harness.subjects import label_of
+from harness.subjects.subject import label_of
 
 if TYPE_CHECKING:
     from harness.workbench import Workbench

@@ -14,31 +14,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.architecture import Family
+from harness.errors import RequestError, StoreError
 from harness.measure.setting import Setting, matrix
 from harness.options import MeasurementOptions
-from harness.records import SPEED, CheckRecord, Record
-from harness.store import RECORDS, RunStore, StoreError, new_run_id, read_records
-from harness.subjects import (
-    RequestError,
-    Subject,
-    check_patterns,
-    families,
-    given_subjects,
-    known_names,
-    label_of,
-    own_subjects,
-)
+from harness.process.hardware import SEEDS, device_named
+from harness.records.codec import read_records
+from harness.records.run_store import RECORDS, RunStore, new_run_id
+from harness.records.schema import SPEED, CheckRecord, Record
+from harness.subjects.facts import Family
+from harness.subjects.loading import check_patterns, families, given_subjects, known_names, own_subjects
+from harness.subjects.subject import Subject, label_of
 
 if TYPE_CHECKING:
     from harness.measure.progress import Terminal
     from harness.measure.session import Measuring
     from harness.workbench import Workbench
 
+
 FEW = 2
 """A subject that offers at most this many architectures of a family has each judged in full, large ones too."""
-SEEDS = 2**31
-"""What NumPy's generator takes, with room for the sums that the checks make."""
 
 
 @dataclass(kw_only=True)
@@ -171,7 +165,7 @@ class Session:
 
     def open_store(self) -> None:
         """Make the run's folder and write the environment. Raises StoreError."""
-        from harness.environment import continued, environment
+        from harness.records.environment import continued, environment
 
         self.store = RunStore(self.results, self.run, resume=bool(self.measurement.resume))
         self._environment = environment(sys.argv, self.device)
@@ -232,22 +226,3 @@ class Session:
 def _of_reference(record: CheckRecord) -> bool:
     """Whether the row tells of a reference that took no part, which a benchmark writes before it is over."""
     return record.check.startswith("measured_against_")
-
-
-def device_named(asked: str) -> str:
-    """``--device`` as given, and for "auto" what there is. Raises RequestError for one that is not there."""
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise RequestError(f"--device {asked}: not a device; known: auto, cpu, cuda, cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"--device {asked}: torch {torch.__version__} sees no CUDA device; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    if device.type not in ("cpu", "cuda"):
-        raise RequestError(f"--device {asked}: known: auto, cpu, cuda, cuda:N")
-    return asked

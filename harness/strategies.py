@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from harness.architecture import Architecture
+from harness.subjects.facts import Architecture
 
 PROFILE, NIGHTLY = "conformance", "nightly"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from harness.records import SPEED, CheckRecord, Record
+from harness.records.schema import SPEED, CheckRecord, Record
 
 
 def lines(records: Iterable[Record]) -> Iterator[str]:

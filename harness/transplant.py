@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.lifting import LiftFloat32
+from harness.errors import SubjectError, first_line
 from harness.noise import beside_noise
-from harness.randomness import ControlledRandomness, Draw
-from harness.subjects import SubjectError, first_line
-from harness.undrawn import Undrawn
+from harness.numerics.controlled_rng import ControlledRng, Draw
+from harness.numerics.float64_mode import Float64Mode
+from harness.numerics.skip_init import SkipInit
 from harness.workbench import CLASSES, Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
 from reference.library import Reference
@@ -149,7 +149,7 @@ def _graft(
         if model is None:
             continue
         if not grafted:
-            with LiftFloat32(), ControlledRandomness(batch=len(sample)):
+            with Float64Mode(), ControlledRng(batch=len(sample)):
                 randomise(model, sample, seed=bench.seed + 1)
 
         def others(but: Reference = reference) -> Iterator[nn.Module]:
@@ -162,7 +162,7 @@ def _graft(
                     yield built
 
         try:
-            with seeded(bench.seed), LiftFloat32():
+            with seeded(bench.seed), Float64Mode():
                 names = _names_in(model, bench.subject.state_dict_map(), others, sample[:1])
                 alignment = align(subject, model, sample[:1], state_dict_map=names)
         except AlignmentError as error:
@@ -215,7 +215,7 @@ def build_reference(
     if channels != 3:
         size["in_channels"] = channels
     try:
-        with torch.device("meta"), Undrawn():  # its weights are replaced, so drawing initial ones would be for nothing
+        with torch.device("meta"), SkipInit():  # its weights are replaced, so drawing initial ones would be for nothing
             model = reference.build(bench.architecture.name, num_classes=classes, **size, **convention, **(rates or {}))
     except KeyError:
         return None
@@ -230,7 +230,7 @@ def build_reference(
 def _disagreement(
     bench: Workbench, subject: nn.Module, grafted: tuple[Grafted, ...], images: Tensor, classes: int
 ) -> float:
-    with torch.no_grad(), LiftFloat32():
+    with torch.no_grad(), Float64Mode():
         got = bench.logits(subject, images, classes)
         return max(relative(got, g.model(images)) for g in grafted)
 
@@ -274,14 +274,14 @@ def run(
     mode = {module: module.training for module in model.modules()}
     images = images.clone().requires_grad_(gradients)
     model.train(train)
-    randomness = ControlledRandomness(
+    randomness = ControlledRng(
         level if isinstance(level, float) else list(level),
         batch=len(images),
         elements="identity" if elements == "identity" else "scaled",
         element_level=element_level,
     )
     try:
-        with torch.set_grad_enabled(gradients), LiftFloat32(), randomness:
+        with torch.set_grad_enabled(gradients), Float64Mode(), randomness:
             logits = bench.logits(model, images, classes)
             if gradients and backward:
                 model.zero_grad(set_to_none=True)

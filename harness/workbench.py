@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from harness.architecture import Architecture, Family
-from harness.contract import expect_contract
-from harness.outputs import logits_of
-from harness.subjects import CHANNEL_KEYWORDS, SIZE_KEYWORDS, Subject, SubjectError, first_line
-from harness.undrawn import Undrawn
+from harness.errors import SubjectError, first_line
+from harness.numerics.skip_init import SkipInit
+from harness.subjects.facts import Architecture, Family
+from harness.subjects.module_contract import expect_contract
+from harness.subjects.outputs import logits_of
+from harness.subjects.subject import CHANNEL_KEYWORDS, SIZE_KEYWORDS, Subject
 
 CLASSES = 10
 """Classes of the models that are run on real values; facts are checked with 1,000."""
@@ -208,7 +209,7 @@ class Workbench:
         if self._failure is not None:
             raise self._failure
         try:
-            with torch.device("meta"), Undrawn():
+            with torch.device("meta"), SkipInit():
                 model = self.build(num_classes, **keywords)
         except Exception:  # e.g. `.item()` on a schedule: only the CPU build decides whether that is a fault
             model = self.build(num_classes, **keywords)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.records import CheckRecord, Record, to_row
-from harness.store import StoreError, from_row, line_of
-from harness.subjects import RequestError, Subject
+from harness.errors import RequestError, StoreError
+from harness.records.codec import from_row, line_of, to_row
+from harness.records.schema import CheckRecord, Record
+from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from harness.session import Session

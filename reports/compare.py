@@ -130,7 +130,7 @@ def _speed(row: Mapping[Any, Any], before: Mapping[str, Any], after: Mapping[str
     the hypotenuse of the later run's distance to its lower and the earlier run's to its upper bound (Zou and Donner
     2008). Each run may be off by its own noise floor, in opposite directions: the floor of the change is their sum.
     """
-    from harness.measure.statistics import RatioEstimate, verdict
+    from harness.statistics.ratios import RatioEstimate, verdict
 
     found = {name: row[name] for name in SPEED_KEY}
     found |= {"ratio_before": row["ratio_before"], "ratio_after": row["ratio_after"]}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.records import SPEED, CheckRecord, MeasurementRecord
+from harness.records.schema import SPEED, CheckRecord, MeasurementRecord
 from reports.reading import RECORDS, read_environment, read_rows, resolve
 from reports.speed import ratios, speeds
 from reports.timeline import history

@@ -82,7 +82,7 @@ def within_processes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Estimate
     """
     from scipy import stats
 
-    from harness.measure.statistics import MINIMUM_ROUNDS
+    from harness.statistics.ratios import MINIMUM_ROUNDS
 
     known = Estimate(before=old["ratio"], after=new["ratio"])
     for row, when in ((old, "before"), (new, "now")):

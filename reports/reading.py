@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.records import SCHEMA, CheckRecord, MeasurementRecord
+from harness.records.schema import SCHEMA, CheckRecord, MeasurementRecord
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"

@@ -145,7 +145,7 @@ def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _floor(first: list[float], second: list[float] | None) -> tuple[float, str]:
     """Noise floor in log units and why it is infinite ("" where it isn't)."""
-    from harness.measure.statistics import noise_floor  # scipy: only where there is something to derive
+    from harness.statistics.ratios import noise_floor  # scipy: only where there is something to derive
 
     if second is None:
         return math.inf, "no A/A pair, so no noise floor"
@@ -163,7 +163,7 @@ def _against(
     note: str,
     memory_ratio: float,
 ) -> dict[str, Any]:
-    from harness.measure.statistics import MINIMUM_ROUNDS, paired_ratio, verdict
+    from harness.statistics.ratios import MINIMUM_ROUNDS, paired_ratio, verdict
 
     row = {"reference": reference["subject"], "memory_ratio": memory_ratio}
     try:
@@ -179,7 +179,7 @@ def _against(
 
 def _clean(row: Mapping[Any, Any], subject: Mapping[Any, Any]) -> list[float]:
     """The row's samples of the rounds in which the machine was left alone, as the subject's row tells."""
-    from harness.measure.statistics import clean
+    from harness.statistics.ratios import clean
 
     disturbed = subject["details"].get("disturbed")
     return clean(row["samples"], disturbed if isinstance(disturbed, list) else ())

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from harness.records import SCHEMA
+from harness.records.schema import SCHEMA
 from reports.places import Place
 from reports.reading import RunError
 

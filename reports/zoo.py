@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.records import SPEED
+from harness.records.schema import SPEED
 from reports import amounts
 from reports.drawing import PALETTE, Chart, inline_data, legend, logarithmic, specification
 from reports.tables import Column, Table, csv_address, table

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.architecture import Architecture, Family
+    from harness.subjects.facts import Architecture, Family
     from harness.workbench import Workbench
 
     Check = Callable[[Workbench], None]

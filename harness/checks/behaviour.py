@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from harness.lifting import LiftFloat32
+from harness.errors import first_line
 from harness.noise import beside_noise
-from harness.subjects import first_line
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import CEILING, bounded, load, perturbed, put_back, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
@@ -24,7 +24,7 @@ LARGE_BATCH = 9
 
 
 def _forward(bench: Workbench, model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad(), LiftFloat32():
+    with torch.no_grad(), Float64Mode():
         return bench.logits(model, images).clone()
 
 
@@ -92,7 +92,7 @@ def check_no_cache(bench: Workbench) -> None:
     model = transplant(bench).subject
     bound = _bound(bench)
     one, two = (bench.images(2, bench.small_side(), seed=s) for s in (24, 25))
-    with torch.no_grad(), LiftFloat32():
+    with torch.no_grad(), Float64Mode():
         given = bench.logits(model, one)
     first, second = given.clone(), _forward(bench, model, two)
     assert torch.equal(given, first), (
@@ -140,7 +140,7 @@ def _expect_passes_apart(bench: Workbench, model: nn.Module, one: Tensor, two: T
     gradients = []
     for between in (False, True):
         images = one.clone().requires_grad_()
-        with LiftFloat32():
+        with Float64Mode():
             logits = bench.logits(model, images)
             if between:
                 bench.logits(model, two)
@@ -194,7 +194,7 @@ def check_input_untouched(bench: Workbench) -> None:
             buffers = {n: b.clone() for n, b in made.subject.named_buffers()}
             made.subject.train(train)
             try:
-                with torch.set_grad_enabled(gradients), LiftFloat32(), seeded(bench.seed):
+                with torch.set_grad_enabled(gradients), Float64Mode(), seeded(bench.seed):
                     bench.logits(made.subject, images)
             finally:
                 made.subject.eval()

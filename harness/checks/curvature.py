@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.lifting import LiftFloat32
 from harness.noise import noise
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import CEILING, cotangent, relative, transplant
 from harness.workbench import Workbench
 
@@ -47,7 +47,7 @@ def _second(bench: Workbench, model: nn.Module, images: Tensor, direction: Tenso
     """Derivatives by the images and each parameter of the input gradient's product with ``direction``."""
     given = images.clone().requires_grad_()
     named = {"images": given, **{n: p for n, p in model.named_parameters() if p.requires_grad}}
-    with sdpa_kernel(SDPBackend.MATH), LiftFloat32():
+    with sdpa_kernel(SDPBackend.MATH), Float64Mode():
         logits = bench.logits(model, given)
         (first,) = torch.autograd.grad(logits, given, cotangent(bench, logits), create_graph=True)
         # backward(), not grad(): that leaves out branches that reach no input, and with them what refuses

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.subjects import first_line
+from harness.errors import first_line
 from harness.workbench import Workbench
 
 ELSEWHERE = "cuda"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
+from harness.numerics.flop_count import multiply_adds
 from harness.transplant import CEILING, rowwise, run, transplant
-from harness.untracked import untracked
 from harness.workbench import Workbench
 
 
@@ -36,16 +34,6 @@ def check_parameters(bench: Workbench) -> None:
 def _guess(bench: Workbench, count: int) -> str:
     same = [a.name for a in bench.family.architectures if a.parameters == count]
     return f"; {count:,} is the count of {same[0]}" if same else ""
-
-
-def multiply_adds(model: nn.Module, images: torch.Tensor) -> float:
-    """Fused multiply-adds of one forward pass: convolutions, linear layers and attention products.
-
-    ``torch.utils.flop_counter`` counts two FLOPs for each.
-    """
-    with untracked(model), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images)
-    return float(counter.get_total_flops()) / 2
 
 
 def check_multiply_adds(bench: Workbench) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from harness.joins import nodes
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
+from harness.numerics.residual_joins import nodes
 from harness.transplant import CEILING, cotangent, put_back, relative, transplant
 from harness.workbench import Workbench
 
@@ -62,7 +62,7 @@ def _gradients(bench: Workbench, model: nn.Module, images: Tensor) -> tuple[dict
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with LiftFloat32(), ControlledRandomness(batch=len(images)):
+        with Float64Mode(), ControlledRng(batch=len(images)):
             logits = bench.logits(model.train(), images)
             model.zero_grad(set_to_none=True)
             graph = nodes(logits.grad_fn) if logits.grad_fn is not None else ()

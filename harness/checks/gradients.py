@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.checks.curvature import expect_curvature
 from harness.checks.frozen import expect_the_rest_to_learn
 from harness.checks.reach import expect_reach
-from harness.lifting import LiftFloat32
+from harness.errors import SubjectError
 from harness.noise import beside_noise, noise
-from harness.subjects import SubjectError
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import CEILING, Outcome, Transplant, cotangent, load, rowwise, run, transplant
 from harness.workbench import Workbench
 
@@ -104,7 +104,7 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
     gradients = []
     for scale in (1.0, FAINT):
         given = images.clone().requires_grad_()
-        with LiftFloat32():
+        with Float64Mode():
             logits = bench.logits(model, given)
         if scale == 1.0:
             _expect_accumulation(bench, model, logits)
@@ -130,7 +130,7 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
 def _expect_nan_to_show(bench: Workbench, model: nn.Module, images: Tensor) -> None:
     """From logits' gradients that are NaN each gradient has NaN: a loss scaler sees by it that a step overflowed."""
     given = images.clone().requires_grad_()
-    with LiftFloat32():
+    with Float64Mode():
         logits = bench.logits(model, given)
     bench.backward(logits, torch.full_like(logits, float("nan")))
     gradients = {"the images": given.grad, **{n: p.grad for n, p in model.named_parameters()}}
@@ -182,7 +182,7 @@ def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outco
     old = {n: p.clone() for n, p in parameters.items()}
 
     def moved(step: float) -> float:
-        with torch.no_grad(), LiftFloat32():
+        with torch.no_grad(), Float64Mode():
             for name, parameter in parameters.items():
                 parameter.copy_(old[name])
                 for part, drawn in _directed(parameter, name, seed):

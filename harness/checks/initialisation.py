@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.state import fresh
-from harness.global_state import generators
+from harness.process.global_state import generators
 from harness.transplant import transplant
 from harness.workbench import CLASSES, Workbench, seeded
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
-from harness.subjects import first_line
+from harness.errors import first_line
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import Grafted
 from harness.workbench import Workbench
 from reference.localise import first_deviation
@@ -16,7 +16,7 @@ def locate(bench: Workbench, subject: nn.Module, grafted: Grafted, images: Tenso
     """A clause that names the first aligned layer that differs; the aligned layers go to the notes."""
     bench.notes["layers"] = [vars(layer) for layer in grafted.alignment.layers]
     try:
-        with LiftFloat32(), ControlledRandomness(batch=len(images)):
+        with Float64Mode(), ControlledRng(batch=len(images)):
             found = first_deviation(subject, grafted.model, grafted.alignment, images, bound=bound, train=train)
     except Exception as error:  # a clause that can't be had must not hide the verdict
         return f"; the layer could not be found ({type(error).__name__}: {first_line(error)})"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.behaviour import _bound, _forward, _same
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import transplant
 from harness.workbench import Workbench
 
@@ -37,7 +37,7 @@ def check_mode_switch(bench: Workbench) -> None:
         "before goes on with the old ones"
     )
     _same(bench, "after train() and eval()", got, expected, _bound(bench))
-    with torch.enable_grad(), LiftFloat32():
+    with torch.enable_grad(), Float64Mode():
         tracked = bench.logits(model, images).detach()
     _same(bench, "with gradients recorded", tracked, expected, _bound(bench))
     with torch.no_grad():  # as it is, since inference mode hides from the harness what is cast to float32 on purpose
@@ -54,7 +54,7 @@ def _expect_training_restored(bench: Workbench) -> None:
     images = bench.images(4, bench.small_side(), seed=33).float()
     seen = []
     for _ in range(2):
-        with torch.no_grad(), ControlledRandomness(batch=len(images)) as randomness:
+        with torch.no_grad(), ControlledRng(batch=len(images)) as randomness:
             bench.logits(model, images)
         seen.append(([n for n, p in model.named_parameters() if p.requires_grad], randomness.draws))
         model.eval()
@@ -105,7 +105,7 @@ def _expect_frozen_norms_to_be_used(bench: Workbench, model: nn.Module, images: 
     try:
         for norm in norms:
             norm.eval()
-        with torch.no_grad(), LiftFloat32(), ControlledRandomness(batch=len(images)) as randomness:
+        with torch.no_grad(), Float64Mode(), ControlledRng(batch=len(images)) as randomness:
             got = bench.logits(model, images).clone()
     finally:
         model.eval()

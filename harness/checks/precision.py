@@ -14,9 +14,9 @@ from harness.checks.branching import Branching
 from harness.checks.comparison import bound_there, compare, compare_buffers, compare_logits
 from harness.checks.localise import locate
 from harness.checks.regularisation import regularisation, with_rates
-from harness.lifting import LiftFloat32
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
 from harness.photographs import photographs
-from harness.randomness import ControlledRandomness
 from harness.transplant import CEILING, Grafted, Transplant, cotangent, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench, seeded
 
@@ -68,7 +68,7 @@ def _judge(
     bound = max(margin * theirs, least)
     bench.notes.update(error=ours, reference_error=theirs, bound=bound)
     if ours > bound:
-        with torch.no_grad(), LiftFloat32():
+        with torch.no_grad(), Float64Mode():
             wrong = rowwise(bench.logits(made.subject, images), exact)
         assert wrong <= CEILING, (
             f"{bench.who}: in {name} the logits are off by {ours:.1e} from the float64 answer, and in float64 by "
@@ -111,7 +111,7 @@ def _judge_training(bench: Workbench) -> None:
 
     def logits(model: nn.Module) -> Tensor:
         single = copy.deepcopy(model).float() if model is not made.subject else _cast(bench, made, model)
-        with torch.no_grad(), ControlledRandomness(0.5, batch=len(images), elements=how, element_level=0.5):
+        with torch.no_grad(), ControlledRng(0.5, batch=len(images), elements=how, element_level=0.5):
             return bench.logits(single.train(), images)
 
     exact = run(bench, reference.model, images.double(), train=True, elements=elements, gradients=False).logits

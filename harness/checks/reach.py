@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.joins import ADDS, joins, nodes
-from harness.outputs import logits_of
+from harness.numerics.residual_joins import ADDS, joins, nodes
+from harness.subjects.outputs import logits_of
 from harness.workbench import CLASSES, Workbench, seeded
 
 BATCH = 65

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from harness.numerics.shape_trace import ShapeTrace
 from harness.reproduce import describe_failure, forward_line
-from harness.shape_trace import ShapeTrace
 from harness.strategies import examples, image_sizes
 from harness.workbench import CLASSES, Workbench, seeded
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import torch
 
-from harness.joins import branch_gradients, joins
-from harness.lifting import LiftFloat32
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
+from harness.numerics.float64_mode import Float64Mode
+from harness.numerics.residual_joins import branch_gradients, joins
 from harness.transplant import Outcome, relative, run, transplant
 from harness.workbench import Workbench
 
@@ -22,7 +22,7 @@ def check_skip_gradient(bench: Workbench) -> None:
     made = transplant(bench)
     model = made.subject
     images = bench.images(2, made.side, seed=9).requires_grad_()
-    with LiftFloat32():
+    with Float64Mode():
         logits = bench.logits(model, images)
         assert logits.grad_fn is not None, f"{bench.who}: the logits carry no gradient at all"
         found, cuts = joins(logits, images)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.checks.behaviour import _bound, _forward
-from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
-from harness.imports import expect_quiet_import
-from harness.outputs import logits_of
-from harness.subjects import first_line
+from harness.checks.side_effects import expect_quiet_import, expect_seeds_to_hold, expect_settings
+from harness.errors import first_line
+from harness.process.global_state import draw, generators, restore, settings
+from harness.subjects.outputs import logits_of
 from harness.transplant import put_back, rowwise, transplant
 from harness.workbench import CLASSES, Workbench
 

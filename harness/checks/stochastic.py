@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from harness.checks.comparison import compare
 from harness.checks.regularisation import regularisation, with_rates
-from harness.lifting import LiftFloat32
-from harness.randomness import Draw, Recorded, Scope, gathered
+from harness.numerics.controlled_rng import Draw, Recorded, Scope, gathered
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import CEILING, bounded, cotangent, put_back, relative, rowwise, run, transplant
 from harness.workbench import Workbench, seeded
 
@@ -114,7 +114,7 @@ def _expect_seed_to_decide(bench: Workbench, model: nn.Module, images: Tensor) -
     buffers = {n: b.clone() for n, b in model.named_buffers()}
 
     def drawn(seed: int) -> tuple[Tensor, Recorded]:
-        with seeded(1000 * bench.seed + seed), LiftFloat32(), Recorded(len(images)) as recorded:
+        with seeded(1000 * bench.seed + seed), Float64Mode(), Recorded(len(images)) as recorded:
             return bench.logits(model.train(), images).clone(), recorded
 
     try:
@@ -151,7 +151,7 @@ def _expect_gradients_of_what_was_drawn(bench: Workbench, model: nn.Module, imag
     try:
         for later in (56, 57):
             model.train().zero_grad(set_to_none=True)
-            with LiftFloat32():
+            with Float64Mode():
                 with seeded(1000 * bench.seed + 55):
                     logits = bench.logits(model, images)
                 with seeded(1000 * bench.seed + later):

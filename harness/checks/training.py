@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.checks.comparison import compare, compare_buffers, compare_logits, sensitivity_of
 from harness.checks.regularisation import regularisation, with_rates
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import CEILING, Outcome, Transplant, load, relative, rowwise, run, state, transplant
 from harness.workbench import Workbench
 
@@ -160,10 +160,8 @@ def _train(bench: Workbench, model: torch.nn.Module, batches: list[Tensor], rate
     try:
         for images in batches:
             optimizer.zero_grad(set_to_none=True)
-            controlled = ControlledRandomness(
-                batch=len(images), elements="identity" if elements == "identity" else "scaled"
-            )
-            with LiftFloat32(), controlled:
+            controlled = ControlledRng(batch=len(images), elements="identity" if elements == "identity" else "scaled")
+            with Float64Mode(), controlled:
                 logits = bench.logits(model, images)
                 targets = torch.arange(len(images)) % logits.shape[1]
                 bench.backward(torch.nn.functional.cross_entropy(logits, targets))

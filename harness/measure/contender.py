@@ -11,18 +11,18 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.architecture import Architecture, Family
+from harness.errors import SubjectError, first_line
 from harness.measure.setting import Setting
 from harness.measure.workload import CLASSES, WORKLOADS, Batch, Workload, liven
-from harness.outputs import describe
-from harness.subjects import SubjectError, first_line
+from harness.subjects.facts import Architecture, Family
+from harness.subjects.outputs import describe
 from harness.workbench import seeded
 
 SEED = 0
 
 
 class Subject(Protocol):
-    """An implementation under test, as `harness.subjects.Subject` and `harness.workbench.Workbench` are."""
+    """An implementation under test, as `harness.subjects.subject.Subject` and `harness.workbench.Workbench` are."""
 
     @property
     def label(self) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from harness.measure.weightless import weightless
 from harness.measure.workload import Inference, Workload
-from harness.untracked import untracked
+from harness.numerics.flop_count import conv_backward_flops, without_grad
 
 aten = torch.ops.aten
 
@@ -54,10 +52,10 @@ def count(work: Workload) -> Count:
 
 def watched(work: Workload) -> Count:
     """Do one step of ``work`` as it is, but for the optimizer's, and count what came by."""
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward})
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: conv_backward_flops})
     with _Traffic() as traffic, counter:
         if isinstance(work, Inference):
-            with untracked(work.model):
+            with without_grad(work.model):
                 work()
         else:
             work.loss().backward()
@@ -93,28 +91,3 @@ class _Traffic(TorchDispatchMode):
         if func.overloadpacket in flop_registry:
             self.dtypes.update(t.dtype for t in made)
         return out
-
-
-def _backward(
-    gradient: Sequence[int],
-    images: Sequence[int],
-    weight: Sequence[int],
-    _bias: object,
-    _stride: object,
-    _padding: object,
-    _dilation: object,
-    transposed: bool,
-    _output_padding: object,
-    _groups: object,
-    wanted: Sequence[bool],
-    out_shape: object = None,
-    **_: object,
-) -> int:
-    """Either gradient of a convolution costs what its forward pass does, whatever the number of groups.
-
-    torch's own formula multiplies the cost of the weight's gradient by the number of groups, which makes a training
-    step of a network of depthwise convolutions more than ten times as costly as it is.
-    """
-    places = prod((images if transposed else gradient)[2:])
-    forward = 2 * images[0] * places * prod(weight)
-    return forward * sum(map(bool, wanted[:2]))

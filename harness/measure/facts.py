@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.measure.statistics import (
+from harness.statistics.ratios import (
     clean,
     latency_percentiles,
     minimum_detectable_effect,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from harness.measure.peak import COPIED, SIDES, bandwidth, matmul_peak
-from harness.records import MeasurementRecord, Quantity, Record
+from harness.records.schema import MeasurementRecord, Quantity, Record
 
 
 @dataclass(kw_only=True)

@@ -20,8 +20,6 @@ from typing import Any
 
 import torch
 
-from harness.environment import environment
-from harness.frames import with_room
 from harness.measure.clock import CpuClock, Step
 from harness.measure.conditions import undisturbed
 from harness.measure.disturbance import CpuWatch
@@ -29,12 +27,14 @@ from harness.measure.interleave import Rounds
 from harness.measure.memory import CpuMeter
 from harness.measure.overhead import measure_overhead, product
 from harness.measure.pytest_benchmark_pairs import back_to_back
-from harness.measure.statistics import clean, noise_floor, paired_ratio, verdict
 from harness.measure.stopping import MOST_ROUNDS, Stopping
 from harness.measure.workload import CLASSES, Inference, random_batch
-from harness.records import MeasurementRecord
-from harness.store import RunStore, new_run_id
-from harness.subjects import family_of, own_subjects
+from harness.process.memory_reuse import with_room
+from harness.records.environment import environment
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.schema import MeasurementRecord
+from harness.statistics.ratios import clean, noise_floor, paired_ratio, verdict
+from harness.subjects.loading import family_of, own_subjects
 from harness.workbench import seeded
 
 FAMILY, ARCHITECTURE, BATCH = "resnet", "resnet18", 1

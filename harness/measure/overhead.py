@@ -19,7 +19,7 @@ import torch
 from harness.measure.clock import CpuClock, Step
 from harness.measure.conditions import undisturbed
 from harness.measure.interleave import Rounds
-from harness.measure.statistics import RatioEstimate, paired_ratio
+from harness.statistics.ratios import RatioEstimate, paired_ratio
 
 TARGET = 5e-3
 STEPS = 5

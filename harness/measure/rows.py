@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.measure.contender import Contender, LeftOut, Subject
 from harness.measure.setting import Setting
-from harness.records import CheckRecord, MeasurementRecord, Quantity
+from harness.records.schema import CheckRecord, MeasurementRecord, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from harness.frames import with_room
+from harness.errors import SubjectError
 from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.contender import Contender, LeftOut, Subject, reference_contenders, subject_contenders
@@ -26,11 +26,11 @@ from harness.measure.progress import Progress, silent
 from harness.measure.rows import Rows
 from harness.measure.setting import AUTO, Setting
 from harness.measure.statics import Statics, measure_statics
-from harness.measure.statistics import latency_percentiles
 from harness.measure.stopping import MOST_ROUNDS, Stopping
 from harness.measure.workload import BATCH_SIZES, Batch, random_batch
-from harness.records import Record
-from harness.subjects import SubjectError
+from harness.process.memory_reuse import with_room
+from harness.records.schema import Record
+from harness.statistics.ratios import latency_percentiles
 
 PRECISION = 0.01
 

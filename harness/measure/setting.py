@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
-from harness.records import Mode
-from harness.subjects import RequestError
+from harness.errors import RequestError
+from harness.records.schema import Mode
 
 AUTO: Literal["auto"] = "auto"
 DTYPES = ("float32", "bfloat16", "float16")

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 
+from harness.errors import first_line
 from harness.measure.breakdown import Prediction, growth, predict
 from harness.measure.contender import Contender
 from harness.measure.counts import Count, count, count_parameters
@@ -16,8 +17,7 @@ from harness.measure.facts import Facts
 from harness.measure.memory import meter_for, resident
 from harness.measure.rows import Rows
 from harness.measure.workload import Workload
-from harness.records import Record
-from harness.subjects import first_line
+from harness.records.schema import Record
 
 GIB = 1 << 30
 MEMORIES = (8, 16, 24, 40, 80)

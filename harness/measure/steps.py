@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.frames import with_room
 from harness.measure.clock import clock_for
 from harness.measure.conditions import undisturbed
 from harness.measure.interleave import Rounds, rounds_within
 from harness.measure.memory import MeterError, meter_for
-from harness.measure.statistics import RatioEstimate, paired_ratio
-from harness.records import MeasurementRecord, Mode, Record
+from harness.process.memory_reuse import with_room
+from harness.records.schema import MeasurementRecord, Mode, Record
+from harness.statistics.ratios import RatioEstimate, paired_ratio
 
 MOST_ROUNDS = 60
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
-from harness.measure.statistics import MINIMUM_ROUNDS, clean, half_width
+from harness.statistics.ratios import MINIMUM_ROUNDS, clean, half_width
 
 Reason = Literal["", "precision", "budget", "rounds"]
 

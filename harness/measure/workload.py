@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from harness.outputs import logits_of
-from harness.records import Mode
+from harness.records.schema import Mode
+from harness.subjects.outputs import logits_of
 
 CLASSES = 1000
 CHANNELS = 3

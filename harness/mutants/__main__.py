@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.allocator import keep_freed_memory
 from harness.mutants.catalogue import mutants, rewritings, select, turn_of_day
 from harness.mutants.matrix import Matrix, Row
 from harness.mutants.trial import load_profile
-from harness.store import new_run_id
+from harness.process.memory_reuse import keep_freed_memory
+from harness.records.run_store import new_run_id
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.outputs import logits_of
+from harness.subjects.outputs import logits_of
 
 CLASSES = 10
 VISIBLE = 1e-9

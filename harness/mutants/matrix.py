@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.allocator import keep_freed_memory
 from harness.checks import SHARED
 from harness.mutants.catalogue import mutants, rewritings
 from harness.mutants.evidence import VISIBLE
 from harness.mutants.mutant import Mutant, Rewriting, Variant
 from harness.mutants.trial import Verdict, load_profile, trial
+from harness.process.memory_reuse import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from harness.architecture import Architecture, Family
 from harness.mutants.evidence import Evidence, Pair, output
-from harness.mutants.settings import preserved
 from harness.mutants.specimens import Specimen
-from harness.subjects import Subject
+from harness.process.global_state import preserved
+from harness.subjects.facts import Architecture, Family
+from harness.subjects.subject import Subject
 
 Category = Literal[
     "forward",

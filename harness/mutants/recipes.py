@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.architecture import Recipe
 from harness.mutants.evidence import Pair, difference
 from harness.mutants.specimens import DEPTHS, RESNET12, Specimen
+from harness.subjects.facts import Recipe
 from suites.multitask import architectures as multitask
 from suites.multitask import model as multitask_model
 from suites.resnet.model import BasicBlock, ResNet

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from harness.architecture import Architecture, Family, Stage
+from harness.subjects.facts import Architecture, Family, Stage
 from reference.library import Reference
 from suites.efficientnet import architectures as efficientnet
 from suites.efficientnet.model import EfficientNet

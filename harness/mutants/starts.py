@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import filled_with_nan
-from harness.global_state import generators
 from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
 from harness.mutants.specimens import RESNET12, VIT
 from harness.mutants.surgery import Around
+from harness.process.global_state import generators
 
 KEPT = torch.Generator().manual_seed(11)
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import settings
 
 from harness.checks import check_names, find_check
-from harness.frames import with_room
+from harness.errors import first_line
 from harness.mutants.mutant import Variant
-from harness.mutants.settings import preserved
+from harness.process.global_state import preserved
+from harness.process.memory_reuse import with_room
 from harness.strategies import PROFILE, register_profiles
-from harness.subjects import first_line
 from harness.workbench import Workbench
 
 Outcome = Literal["passed", "failed", "skipped", "error"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.subjects import RequestError
+from harness.errors import RequestError
 
 USAGE = 4
 """Exit code of a request that makes no sense, as pytest's."""

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.subjects import RequestError, first_line
+from harness.errors import RequestError, first_line
 from harness.sweep.survey import Facts, differences, node_facts
 
 CONNECT_TIMEOUT = 5.0

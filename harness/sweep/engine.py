@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.subjects import first_line
+from harness.errors import first_line
 from harness.sweep import cluster
 from harness.sweep.cores import pinned
 from harness.sweep.events import Ended, Event, Lost, Rows, Started

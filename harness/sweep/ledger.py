@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from harness.records import SPEED, CheckRecord, MeasurementRecord, Record
-from harness.store import RunStore, StoreError
+from harness.errors import StoreError
+from harness.records.run_store import RunStore
+from harness.records.schema import SPEED, CheckRecord, MeasurementRecord, Record
 from harness.sweep.task import Case, Task
 
 FAILED = ("failed", "error")

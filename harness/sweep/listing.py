@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import SPEED
-from harness.subjects import Subject
+from harness.records.schema import SPEED
+from harness.subjects.subject import Subject
 
 FILE = "CONFORMANCE_LISTING"
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import socket
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any
+
+from harness.process.hardware import cpu_name, gpu_facts
 
 
 def placement(*, node: str, gpus: Sequence[str], cores: Sequence[int]) -> dict[str, Any]:
@@ -25,25 +21,3 @@ def placement(*, node: str, gpus: Sequence[str], cores: Sequence[int]) -> dict[s
         "cores": list(cores),
         "kind": names[0][0] if names else cpu_name(),
     }
-
-
-@cache
-def gpu_facts(identifier: str) -> tuple[str, str]:
-    """Name and driver version of a GPU by its index or UUID; empty where the driver's tool can't say."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "-i", identifier]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-        name, driver = done.stdout.strip().splitlines()[0].split(",", 1)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return "GPU", ""
-    return name.strip(), driver.strip()
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's name, or else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine() or os.name

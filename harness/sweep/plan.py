@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.subjects import RequestError
+from harness.errors import RequestError
 from harness.sweep.listing import FILE
 from harness.sweep.task import CONFORMANCE, OWN, Case, Task
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.store import RECORDS
+from harness.records.run_store import RECORDS
 from harness.sweep import warm
 from harness.sweep.events import Ended, Event, Rows
 from harness.sweep.task import Task

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.store import RECORDS, RunStore, StoreError, new_run_id, read_records
-from harness.subjects import RequestError
+from harness.errors import RequestError, StoreError
+from harness.records.codec import read_records
+from harness.records.run_store import RECORDS, RunStore, new_run_id
 from harness.summary import lines
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.ledger import FAILED, Ledger
@@ -171,7 +172,7 @@ def _environment(given: argparse.Namespace, found: Sequence[Any], facts: Sequenc
     """What the sweep ran on: the first worker's own account, and every node's."""
     import ray
 
-    from harness.environment import environment
+    from harness.records.environment import environment
 
     device = "cuda" if given.gpus_per_task else "cpu"
     ask = ray.remote(num_cpus=0, num_gpus=min(1, given.gpus_per_task))(environment)

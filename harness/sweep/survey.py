@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.sweep.placement import cpu_name, gpu_facts
+from harness.process.hardware import cpu_name, gpu_facts
 
 MUST_AGREE = ("python", "torch", "torchvision", "timm", "ray")
 

@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from harness.allocator import keep_freed_memory
+from harness.process.memory_reuse import keep_freed_memory
 kept = keep_freed_memory()
 def network(): return [torch.ones(2**20) for _ in range(24)]  # 4 MiB each
 network()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from harness.checks import find_check
-from harness.subjects import SubjectError, family_of, own_subjects
+from harness.errors import SubjectError
+from harness.subjects.loading import family_of, own_subjects
 from harness.workbench import Workbench
 from suites.vit.model import VisionTransformer, vit_tiny_8
 

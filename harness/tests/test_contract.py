@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.contract import expect_contract
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
+from harness.subjects.module_contract import expect_contract
 
 
 class EvalGivesNothing(nn.Linear):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.randomness import ControlledRandomness, Recorded
+from harness.numerics.controlled_rng import ControlledRng, Recorded
 
 KEEP = 0.9
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,7 +47,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_dropout_is_the_identity_forward_and_backward(name: str) -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    with ControlledRandomness(batch=4, elements="identity") as randomness:
+    with ControlledRng(batch=4, elements="identity") as randomness:
         out = RIGHT[name](x)
         out.sum().backward()
     torch.testing.assert_close(out, x)
@@ -59,7 +59,7 @@ def test_right_dropout_is_the_identity_forward_and_backward(name: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_dropout_is_not(name: str) -> None:
     x = torch.randn(4, 5, dtype=torch.float64)
-    with ControlledRandomness(batch=4, elements="identity"):
+    with ControlledRng(batch=4, elements="identity"):
         out = WRONG[name](x)
     assert not torch.allclose(out, x)
 
@@ -67,7 +67,7 @@ def test_wrong_dropout_is_not(name: str) -> None:
 def test_numbers_of_another_draw_are_left_alone() -> None:
     """What decides for a sample follows the levels, and comparisons of activations are what they are."""
     x = torch.randn(4, 5, dtype=torch.float64)
-    with ControlledRandomness((0.1, 0.95, 0.5, 0.95), batch=4, elements="identity"):
+    with ControlledRng((0.1, 0.95, 0.5, 0.95), batch=4, elements="identity"):
         kept = x * (torch.rand(4, 1, dtype=x.dtype) < KEEP)
         positive = torch.where(x > 0, x, 0.0)
     assert torch.equal(kept, x * torch.tensor([1, 0, 1, 0], dtype=x.dtype)[:, None])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.frames import with_room
+from harness.process.memory_reuse import with_room
 
 CALLS, DEPTHS = 2_000, 300
 

@@ -12,11 +12,11 @@ import torchvision
 from timm.layers import mlp
 from torch import nn
 
-from harness.global_state import changes, settings
-from harness.imports import expect_quiet_import
-from harness.mutants.settings import preserved
-from harness.patches import holders, put_back, replaced
-from harness.subjects import Subject, given_subjects
+from harness.checks.side_effects import expect_quiet_import
+from harness.process.global_state import changes, preserved, settings
+from harness.process.monkeypatches import holders, put_back, replaced
+from harness.subjects.loading import given_subjects
+from harness.subjects.subject import Subject
 from harness.tests.tiny import family
 
 MODEL = "\ndef tiny(num_classes=1000): ...\n"

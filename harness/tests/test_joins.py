@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.joins import branch_gradients, joins
+from harness.numerics.residual_joins import branch_gradients, joins
 
 WIDTH = 4
 

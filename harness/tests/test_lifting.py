@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.lifting import LiftFloat32
+from harness.numerics.float64_mode import Float64Mode
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4) / 3
 
@@ -34,7 +34,7 @@ def plain(x: Tensor) -> Tensor:
 def test_float32_on_purpose_stays_float64(
     written: Callable[[Tensor], Tensor], meant: Callable[[Tensor], Tensor]
 ) -> None:
-    with LiftFloat32():
+    with Float64Mode():
         got = written(X)
     assert got.dtype is torch.float64
     assert torch.equal(got, meant(X))
@@ -42,13 +42,13 @@ def test_float32_on_purpose_stays_float64(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_a_deviation_and_stays(dtype: torch.dtype) -> None:
-    with LiftFloat32():
+    with Float64Mode():
         got = X.to(dtype).double()
     assert not torch.equal(got, X)
 
 
 def test_float32_inputs_and_labels_are_left_alone() -> None:
-    with LiftFloat32():
+    with Float64Mode():
         assert X.long().dtype is torch.int64
         assert torch.zeros(2).float().dtype is torch.float32
         assert torch.arange(3).float().dtype is torch.float32
@@ -56,7 +56,7 @@ def test_float32_inputs_and_labels_are_left_alone() -> None:
 
 def test_gradients_pass_in_float64() -> None:
     x = X.clone().requires_grad_()
-    with LiftFloat32():
+    with Float64Mode():
         x.float().pow(2).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, 2 * X)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.outputs import describe, logits_of
+from harness.subjects.outputs import describe, logits_of
 
 LOGITS = torch.zeros(2, 10)
 FEATURES = torch.zeros(2, 64)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.errors import RequestError
 from harness.session import Session
-from harness.subjects import RequestError
 from harness.tests.judged import GOOD, ROOT, run, tiny
 from reports.frames import load
 
@@ -194,7 +194,7 @@ def test_tests_of_the_suites_own_code_are_not_about_a_subject(tmp_path: Path) ->
 
 def test_a_benchmark_without_a_subject_keeps_its_rows_too(tmp_path: Path) -> None:
     (tmp_path / "test_alone.py").write_text(
-        "import pytest\nfrom harness.records import MeasurementRecord\n\n\n"
+        "import pytest\nfrom harness.records.schema import MeasurementRecord\n\n\n"
         "@pytest.mark.speed\ndef test_alone(session, benchmark):\n    benchmark.pedantic(int, rounds=2)\n"
         "    session.record(MeasurementRecord(run=session.run, suite='detector', architecture='detector_resnet50',\n"
         "        subject='ours', role='subject', mode='infer', device='cpu', batch_size=1, input_size=64,\n"

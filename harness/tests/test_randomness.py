@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.randomness import ControlledRandomness, Draw, gathered
+from harness.numerics.controlled_rng import ControlledRng, Draw, gathered
 
 KEEP = 0.8
 BATCH = 4
@@ -64,7 +64,7 @@ def floor_of_sum(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("drop", [*PER_SAMPLE, floor_of_sum])
 def test_at_one_half_every_sample_is_kept_and_rescaled(drop: Callable[[Tensor], Any]) -> None:
-    with ControlledRandomness(0.5, batch=BATCH) as control:
+    with ControlledRng(0.5, batch=BATCH) as control:
         got = drop(images())
     assert torch.allclose(got, images() / KEEP)
     (draw,) = control.draws
@@ -74,14 +74,14 @@ def test_at_one_half_every_sample_is_kept_and_rescaled(drop: Callable[[Tensor], 
 
 @pytest.mark.parametrize("drop", PER_SAMPLE)
 def test_levels_decide_per_sample(drop: Callable[[Tensor], Any]) -> None:
-    with ControlledRandomness(LEVELS, batch=BATCH):
+    with ControlledRng(LEVELS, batch=BATCH):
         got = drop(images())
     kept = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(-1, 1, 1, 1)
     assert torch.allclose(got, kept * images() / KEEP)
 
 
 def test_the_floor_of_a_sum_keeps_at_high_levels() -> None:
-    with ControlledRandomness(tuple(1 - level for level in LEVELS), batch=BATCH):
+    with ControlledRng(tuple(1 - level for level in LEVELS), batch=BATCH):
         got = floor_of_sum(images())
     kept = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(-1, 1, 1, 1)
     assert torch.allclose(got, kept * images() / KEEP)
@@ -111,7 +111,7 @@ DROPOUTS: list[Callable[[Tensor], Any]] = [functional_dropout, dropout_in_place,
 def test_dropout_keeps_every_element(drop: Callable[[Tensor], Any], gradients: bool) -> None:
     for elements, factor in (("scaled", 1 / KEEP), ("identity", 1.0)):
         x = images().requires_grad_(gradients)
-        with ControlledRandomness(0.5, batch=BATCH, elements=elements) as control:  # type: ignore[arg-type]
+        with ControlledRng(0.5, batch=BATCH, elements=elements) as control:  # type: ignore[arg-type]
             got = drop(x)
             if gradients:
                 got.sum().backward()
@@ -125,18 +125,18 @@ def test_dropout_keeps_every_element(drop: Callable[[Tensor], Any], gradients: b
 
 @pytest.mark.parametrize("drop", DROPOUTS)
 def test_levels_per_sample_leave_elements_alone(drop: Callable[[Tensor], Any]) -> None:
-    with ControlledRandomness(LEVELS, batch=BATCH, elements="identity"):
+    with ControlledRng(LEVELS, batch=BATCH, elements="identity"):
         assert torch.allclose(drop(images()), images())
 
 
 def test_identity_leaves_stochastic_depth_alone() -> None:
-    with ControlledRandomness(LEVELS, batch=BATCH, elements="identity"):
+    with ControlledRng(LEVELS, batch=BATCH, elements="identity"):
         got = bernoulli_in_place(images())
     assert not bool(got[1].any())
 
 
 def test_one_number_for_the_batch_is_seen() -> None:
-    with ControlledRandomness(0.5, batch=BATCH) as control:
+    with ControlledRng(0.5, batch=BATCH) as control:
         images() * (torch.rand(1) < KEEP)
     assert [d.scope(BATCH) for d in control.draws] == ["batch"]
 
@@ -152,10 +152,10 @@ def one_image_each(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("drop", [sample_by_sample, one_image_each])
 def test_a_loop_over_samples_draws_per_sample(drop: Callable[[Tensor], Tensor]) -> None:
     kept = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(-1, 1, 1, 1)
-    with ControlledRandomness(LEVELS, batch=BATCH) as control:
+    with ControlledRng(LEVELS, batch=BATCH) as control:
         for _ in range(2):  # one branch after the other
             assert torch.allclose(drop(images()), kept * images() / KEEP)
-    with ControlledRandomness(0.5, batch=BATCH - 1) as fewer:
+    with ControlledRng(0.5, batch=BATCH - 1) as fewer:
         for _ in range(2):
             drop(images()[1:])
     assert [d.scope(BATCH) for d in gathered(control.draws, BATCH, fewer.draws, BATCH - 1)] == ["sample"] * 2
@@ -173,7 +173,7 @@ def test_a_loop_over_samples_has_a_mask_for_each() -> None:
 
 
 def test_noise_is_seen_and_silenced() -> None:
-    with ControlledRandomness(0.5, batch=BATCH) as control:
+    with ControlledRng(0.5, batch=BATCH) as control:
         draws = (torch.randn(3), torch.randn_like(images()), torch.empty(2).normal_(5.0, 1.0))
     assert [d.kind for d in control.draws] == ["normal"] * 3
     assert [float(d.mean()) for d in draws] == [0.0, 0.0, 5.0]
@@ -186,12 +186,12 @@ def test_rates_of_zero_and_one_are_trivial() -> None:
 
 
 def test_nothing_is_drawn_in_eval_mode() -> None:
-    with ControlledRandomness(0.5, batch=BATCH) as control:
+    with ControlledRng(0.5, batch=BATCH) as control:
         x = images()
         assert torch.equal(nn.Dropout(0.5).eval()(x), x)
     assert control.draws == []
 
 
 def test_a_uniform_range_is_kept() -> None:
-    with ControlledRandomness(0.25, batch=BATCH):
+    with ControlledRng(0.25, batch=BATCH):
         assert torch.allclose(torch.empty(BATCH).uniform_(-1, 3), torch.zeros(BATCH))

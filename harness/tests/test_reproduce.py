@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.reproduce import describe_failure, forward_line
 from harness.strategies import examples
-from harness.subjects import given_subjects
+from harness.subjects.loading import given_subjects
 from harness.tests.tiny import bench_of, family
 from harness.workbench import Workbench
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.shape_trace import ShapeTrace
+from harness.numerics.shape_trace import ShapeTrace
 
 
 class Attention(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import depthwise, small_maps
-from harness.lifting import LiftFloat32
-from harness.shortcut import shortcut
+from harness.numerics import depthwise_conv, small_map_conv
+from harness.numerics.fast_conv import shortcut
+from harness.numerics.float64_mode import Float64Mode
 from harness.strategies import examples
 
 aten = torch.ops.aten
@@ -58,10 +58,10 @@ def test_equals_torch(
     try:
         expected = outcome(settings, sides, shape, layout, bias)
     except RuntimeError:  # the kernel is larger than the padded image
-        with pytest.raises(RuntimeError), LiftFloat32():
+        with pytest.raises(RuntimeError), Float64Mode():
             outcome(settings, sides, shape, layout, bias)
         return
-    with LiftFloat32():
+    with Float64Mode():
         got = outcome(settings, sides, shape, layout, bias)
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
@@ -82,7 +82,7 @@ def test_other_convolutions_are_left_to_torch(dtype: torch.dtype, channels: int,
     assert shortcut(aten.convolution_backward.default, (gradient, images, weight, None, *args[3:], wanted)) is None
 
 
-@pytest.mark.parametrize(("way", "channels"), [(depthwise, 1), (small_maps, 4)])
+@pytest.mark.parametrize(("way", "channels"), [(depthwise_conv, 1), (small_map_conv, 4)])
 def test_each_way_is_taken(way: object, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "forward", lambda found, bias: "taken")
     images, weight = torch.zeros(1, 4, 4, 4).double(), torch.zeros(4, channels, 3, 3).double()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.checks import find_check
-from harness.subjects import SubjectError, family_of, given_subjects
+from harness.errors import SubjectError
+from harness.subjects.loading import family_of, given_subjects
 from harness.workbench import Workbench
 
 MODELS = """

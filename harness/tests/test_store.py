@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from harness.records import CheckRecord, MeasurementRecord
-from harness.store import RunStore, StoreError, new_run_id
+from harness.errors import StoreError
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.schema import CheckRecord, MeasurementRecord
 
 
 def row(check: str = "parameters", **fields: Any) -> CheckRecord:

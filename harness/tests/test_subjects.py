@@ -9,17 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.subjects import (
-    RequestError,
-    SubjectError,
-    check_patterns,
-    families,
-    family_of,
-    given_subjects,
-    import_subject,
-    label_of,
-    own_subjects,
-)
+from harness.errors import RequestError, SubjectError
+from harness.subjects.loading import check_patterns, families, family_of, given_subjects, import_subject, own_subjects
+from harness.subjects.subject import label_of
 from harness.tests.tiny import bench_of, family, subject_of
 
 

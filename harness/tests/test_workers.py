@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.records import CheckRecord, MeasurementRecord, Record
+from harness.records.schema import CheckRecord, MeasurementRecord, Record
 from harness.tests.judged import GOOD, Run, run, tiny
 from harness.workers import packed, unpacked
 from reports.frames import load

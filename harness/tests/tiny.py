@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from harness.architecture import Architecture, Family
-from harness.subjects import Subject
+from harness.subjects.facts import Architecture, Family
+from harness.subjects.subject import Subject
 from harness.workbench import Workbench
 
 

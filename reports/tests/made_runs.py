@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.measure.statistics import INSTANCE_SCATTER, POOLED
-from harness.records import SCHEMA, CheckRecord, MeasurementRecord, Outcome, Quantity, Record, to_row
+from harness.records.codec import to_row
+from harness.records.schema import SCHEMA, CheckRecord, MeasurementRecord, Outcome, Quantity, Record
+from harness.statistics.ratios import INSTANCE_SCATTER, POOLED
 
 SCRIPT = "<script>alert(1)</script>"
 LONG = "x" * 300

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Record
+from harness.records.schema import Record
 from reports.compare import compare
 from reports.frames import Run, load
 from reports.tests.made_runs import A_A, ENVIRONMENT, check, compared, write_run
@@ -71,7 +71,7 @@ def test_a_machine_of_half_the_speed_changes_nothing(tmp_path: Path) -> None:
     """Ratios are compared, so what slows subject and reference alike isn't seen as a change."""
     from dataclasses import replace
 
-    from harness.records import MeasurementRecord
+    from harness.records.schema import MeasurementRecord
 
     rows = compared("resnet18", "infer", 0.018)
     slow = [

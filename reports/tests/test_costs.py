@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.records import Record
+from harness.records.schema import Record
 from reports.charts import implementations
 from reports.costs import cost_charts, memory_by_kind, memory_chart
 from reports.efficiency import front, pareto_charts, roofline, roofline_charts

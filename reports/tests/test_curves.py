@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Record
+from harness.records.schema import Record
 from reports.curves import COLUMNS, cost_curves
 from reports.frames import Run, load
 from reports.tests.made_runs import latency, measured, write_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Record
+from harness.records.schema import Record
 from reports.attention import attention_charts
 from reports.depth import depth_charts, gradient_norms
 from reports.detection import (

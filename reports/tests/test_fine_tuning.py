@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import MeasurementRecord
-from harness.store import RunStore
+from harness.records.run_store import RunStore
+from harness.records.schema import MeasurementRecord
 from reports.fine_tuning import curve_charts, curve_tables, curves, results
 from reports.frames import load
 from reports.page import write

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.measure.statistics import INSTANCE_SCATTER
-from harness.records import MeasurementRecord
+from harness.records.schema import MeasurementRecord
+from harness.statistics.ratios import INSTANCE_SCATTER
 from reports.frames import Run, checks, load, measurements, ratios, samples, speeds
 from reports.tests.made_runs import A_A, check, compared, every_outcome, latency, measured, write_run
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from harness.records import MeasurementRecord, Record
+from harness.records.schema import MeasurementRecord, Record
 from reports.comparing import main
 from reports.frames import Run, load
 from reports.judgement import Judgement, differences, judge

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import SCHEMA, to_row
+from harness.records.codec import to_row
+from harness.records.schema import SCHEMA
 from reports.frames import load
 from reports.reading import RunError, read_rows, resolve
 from reports.tests.made_runs import check, every_outcome, latency, newer_row, write_run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import CheckRecord, MeasurementRecord, Outcome
-from harness.store import RunStore
+from harness.records.run_store import RunStore
+from harness.records.schema import CheckRecord, MeasurementRecord, Outcome
 from reports.frames import load, speeds
 from reports.page import write
 from reports.zoo import sentence, zoo, zoo_charts, zoo_tables

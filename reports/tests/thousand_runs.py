@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.records import Record, to_row
+from harness.records.codec import to_row
+from harness.records.schema import Record
 from reports.tests.made_runs import check, latency, measured
 
 ROWS = 1000

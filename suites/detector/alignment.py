@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.lifting import LiftFloat32
-from harness.randomness import ControlledRandomness
-from harness.shortcut import QuickConvolutions
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
+from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.fast_conv import FastConv
+from harness.numerics.float64_mode import Float64Mode
 from harness.transplant import load, state
 from harness.workbench import Workbench
 from reference.alignment import Alignment, AlignmentError, align
@@ -74,7 +74,7 @@ class Twins:
     def first_difference(self, images: Tensor, bound: float) -> str:
         """The first layer that differs in use, in words."""
         try:
-            with LiftFloat32(), ControlledRandomness(batch=len(images)):
+            with Float64Mode(), ControlledRng(batch=len(images)):
                 found = first_deviation(self.subject, self.reference, self.alignment, images, bound=bound)
         except Exception as error:  # a clause that can't be had must not hide the verdict
             return f"the layer could not be found ({type(error).__name__}: {first_line(error)})"
@@ -97,7 +97,7 @@ def fill(model: nn.Module, seed: int) -> None:
     """Random values for every parameter and statistic of the reference, and scores and offsets of at most order one."""
     generator = torch.Generator().manual_seed(seed)
     sample = torch.rand(_enough(model), 3, *SIDES, dtype=torch.float64, generator=generator)
-    with QuickConvolutions():
+    with FastConv():
         randomise(model, sample, seed=seed)
     known = {name for name, _ in model.named_modules()}
     for name in (n for n in LAST if f"net.{n}" in known):
@@ -165,7 +165,7 @@ def _aligned(bench: Workbench) -> Alignment:
     fill(reference, bench.seed)
     sample = torch.rand(1, 3, *SIDES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     try:
-        with LiftFloat32():
+        with Float64Mode():
             return align(subject, reference, sample, state_dict_map=_names(bench))
     except AlignmentError as error:
         raise SubjectError(f"{bench.who} against torchvision's: {error}") from error

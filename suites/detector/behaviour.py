@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, Detections, build, detect, images, losses, ready, target
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.global_state import generators
-from harness.shortcut import QuickConvolutions
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
+from harness.numerics.fast_conv import FastConv
+from harness.process.global_state import generators
 from harness.workbench import Workbench
 
 CLASSES = 5
@@ -76,7 +76,7 @@ def detect(bench: Workbench, model: nn.Module, given: Sequence[Tensor]) -> Detec
     """In eval mode. Raises SubjectError where it raises or gives no list of dicts."""
     shapes = [tuple(i.shape[1:]) for i in given]
     try:
-        with torch.no_grad(), QuickConvolutions():
+        with torch.no_grad(), FastConv():
             found = model.eval()(given if isinstance(given, list) else list(given))
     except (Exception, SystemExit) as error:
         raise SubjectError(
@@ -102,7 +102,7 @@ def losses(
     """In train mode; ``seed`` (the bench's) decides the draws. Raises SubjectError where it raises or gives no dict of
     scalars."""
     try:
-        with generators(bench.seed if seed is None else seed), QuickConvolutions():
+        with generators(bench.seed if seed is None else seed), FastConv():
             found = model.train()(
                 given if isinstance(given, list) else list(given),
                 targets if isinstance(targets, list) else list(targets),

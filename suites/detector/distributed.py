@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.session import device_named
+from harness.process.hardware import device_named
 
 T = TypeVar("T")
 

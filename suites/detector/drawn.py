@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness.errors import SubjectError
 from harness.reproduce import describe_failure
 from harness.strategies import examples
-from harness.subjects import SubjectError
 from harness.workbench import Workbench
 from suites.detector.behaviour import sound
 from suites.detector.bench import CLASSES, detect, images, losses, ready, target

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from harness.session import device_named
+from harness.process.hardware import device_named
 from suites.detector.annotations import Annotations, Category, DataError
 from suites.detector.build import Network, build
 from suites.detector.data import DetectionImages, read

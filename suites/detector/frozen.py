@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
 from harness.workbench import Workbench
 from suites.detector.behaviour import ANNOTATED, EXACT
 from suites.detector.bench import CLASSES, SMALL, detect, images, losses, target

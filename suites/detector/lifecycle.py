@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.checks.behaviour import PASSES
+from harness.checks.side_effects import expect_quiet_import, expect_seeds_to_hold, expect_settings
 from harness.checks.state import expect_strict
-from harness.global_state import draw, expect_seeds_to_hold, expect_settings, generators, restore, settings
-from harness.imports import expect_quiet_import
+from harness.process.global_state import draw, generators, restore, settings
 from harness.workbench import Workbench
 from suites.detector.bench import detect, images, losses, ready, target
 

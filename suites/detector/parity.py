@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
 from harness.workbench import Workbench
 from suites.detector.alignment import Twins, twins
 from suites.detector.bench import detect, images, library_settings, losses, target

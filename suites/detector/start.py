@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import STEPS, expect_spread, small_step
-from harness.global_state import generators
+from harness.process.global_state import generators
 from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, images, losses, target
 

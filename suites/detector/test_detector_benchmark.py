@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.records import Mode
+    from harness.records.schema import Mode
     from harness.session import Session
 
 SIZES = {"cpu": (1, 256), "cuda": (4, 800)}

@@ -16,9 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness.environment import environment
-from harness.records import MeasurementRecord
-from harness.store import RunStore, StoreError, new_run_id
+from harness.errors import StoreError
+from harness.records.environment import environment
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.schema import MeasurementRecord
 from reference.pretrained import WeightsUnavailableError
 from suites.detector.annotations import Annotations, DataError
 from suites.detector.build import FACTORIES, IMPLEMENTATIONS, Network

@@ -7,7 +7,7 @@ Table 2, is kept in ``facts`` as printed; its counts for B4, B5 and B7 are 2 to 
 
 from __future__ import annotations
 
-from harness.architecture import Architecture, Family, Stage
+from harness.subjects.facts import Architecture, Family, Stage
 from reference.library import Reference
 
 _STRIDES = (2, 4, 8, 16, 16, 32, 32, 32)

@@ -15,7 +15,7 @@ from suites.efficientnet.architectures import B5, B6, B7, FAMILY
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.architecture import Architecture
+    from harness.subjects.facts import Architecture
     from harness.workbench import Workbench
 
 
@@ -29,7 +29,7 @@ WIDTH = 0.125
 
 def narrowed(architecture: Architecture) -> Workbench:
     """Our own model of a large member at its own depth and `WIDTH`, beside torchvision's of the same sizes."""
-    from harness.subjects import Subject
+    from harness.subjects.subject import Subject
     from harness.workbench import Workbench
     from reference.library import Reference
     from reference.torchvision_efficientnet import REFERENCE, build_scaled

@@ -9,18 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.checks.initialisation import WIDEST
+from harness.checks.side_effects import expect_no_trace, expect_quiet_import, expect_seeds_to_hold, expect_settings
 from harness.checks.state import expect_strict
-from harness.global_state import (
-    draw,
-    expect_no_trace,
-    expect_seeds_to_hold,
-    expect_settings,
-    generators,
-    restore,
-    settings,
-)
-from harness.imports import expect_quiet_import
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
+from harness.process.global_state import draw, generators, restore, settings
 from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
 

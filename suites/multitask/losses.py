@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.global_state import expect_no_trace
-from harness.imports import expect_quiet_import
+from harness.checks.side_effects import expect_no_trace, expect_quiet_import
+from harness.errors import SubjectError, first_line
 from harness.reproduce import describe_failure
 from harness.strategies import examples
-from harness.subjects import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.model import TASKS, WEIGHTS, Outputs
 

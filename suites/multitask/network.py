@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from harness.outputs import logits_of
+from harness.errors import SubjectError, first_line
+from harness.numerics.fast_conv import FastConv
 from harness.reproduce import describe_failure
-from harness.shortcut import QuickConvolutions
 from harness.strategies import examples
-from harness.subjects import SubjectError, first_line
+from harness.subjects.outputs import logits_of
 from harness.workbench import Workbench, seeded
 from suites.multitask.model import TASKS
 
@@ -183,7 +183,7 @@ def pieces(bench: Workbench) -> list[Piece]:
                     reached[name][TASKS.index(task)] = gradient != 0
         return [piece for name, elements in reached.items() for piece in _pieces(name, named[name], elements)]
 
-    with QuickConvolutions():
+    with FastConv():
         known: list[Piece] = bench.shared("pieces", make)
     return known
 
@@ -233,7 +233,7 @@ def check_linear_heads(bench: Workbench) -> None:
     and the others stay as they were. So nothing stands behind a head, and no head reads another's output. In train mode
     a second pass gives the same: nothing is dropped on the way."""
     model, found = live(bench), pieces(bench)
-    with torch.no_grad(), QuickConvolutions():
+    with torch.no_grad(), FastConv():
         before = outputs(bench, model, images(bench))
         for task in TASKS:
             own = [p for p in found if p.tasks == (task,)]

@@ -8,9 +8,9 @@ from itertools import permutations, product
 import torch
 from torch import Tensor, nn
 
-from harness.global_state import draw, expect_seeds_to_hold, generators
-from harness.imports import expect_quiet_import
-from harness.subjects import SubjectError, first_line
+from harness.checks.side_effects import expect_quiet_import, expect_seeds_to_hold
+from harness.errors import SubjectError, first_line
+from harness.process.global_state import draw, generators
 from harness.workbench import Workbench, seeded
 
 ROUNDING = 1e-9

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from harness.shortcut import QuickConvolutions
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
+from harness.numerics.fast_conv import FastConv
 from harness.workbench import Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
 from reference.weights import randomise
@@ -27,7 +27,7 @@ LOUDEST = 1e6
 
 def check_trunk(bench: Workbench) -> None:
     """The trunk is the one that the network's name says, and every head reads its features; see `_compare`."""
-    with QuickConvolutions():
+    with FastConv():
         _compare(bench)
 
 

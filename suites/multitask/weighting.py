@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.global_state import expect_no_trace
-from harness.imports import expect_quiet_import
-from harness.subjects import SubjectError, first_line
+from harness.checks.side_effects import expect_no_trace, expect_quiet_import
+from harness.errors import SubjectError, first_line
 from harness.workbench import Workbench
 from suites.multitask.losses import ROUNDING
 from suites.multitask.model import TASKS

@@ -7,7 +7,7 @@ the first 1x1 (kept in ``facts``); moving the stride to the 3x3 costs the differ
 
 from __future__ import annotations
 
-from harness.architecture import Architecture, Family, Stage
+from harness.subjects.facts import Architecture, Family, Stage
 from reference.library import Reference
 
 

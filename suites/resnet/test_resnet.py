@@ -8,8 +8,8 @@ import pytest
 
 from harness.plugin import judge
 from harness.published import conforming, deviating
-from harness.records import MeasurementRecord
-from harness.subjects import own_subjects
+from harness.records.schema import MeasurementRecord
+from harness.subjects.loading import own_subjects
 from suites.resnet.architectures import FAMILY
 
 if TYPE_CHECKING:

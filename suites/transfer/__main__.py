@@ -25,11 +25,12 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader
 
-from harness.environment import environment
+from harness.errors import StoreError
 from harness.measure.memory import MeterError, meter_for
-from harness.records import MeasurementRecord
-from harness.session import SEEDS, device_named
-from harness.store import RunStore, StoreError, new_run_id
+from harness.process.hardware import SEEDS, device_named
+from harness.records.environment import environment
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.schema import MeasurementRecord
 from reference.checkpoint import load_weights, read_weights
 from reference.lite0 import load_lite0
 from reference.pretrained import WeightsUnavailableError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.architecture import Family, Recipe
+from harness.subjects.facts import Family, Recipe
 from reference.library import Reference
 
 ALL = (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from harness.subjects import SubjectError
+from harness.errors import SubjectError
 from harness.workbench import seeded
 
 CLASSES = 5

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
 from suites.transfer.training import RAISED, Plan
 
 

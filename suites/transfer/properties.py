@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.global_state import expect_no_trace
-from harness.imports import expect_quiet_import
+from harness.checks.side_effects import expect_no_trace, expect_quiet_import
 from harness.workbench import Workbench
 from suites.transfer.backbones import PLAIN
 from suites.transfer.continuity import check_resume, check_state_kept, check_trajectory

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness.outputs import describe, logits_of
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
+from harness.subjects.outputs import describe, logits_of
 from harness.workbench import Workbench
 from suites.transfer.backbones import BATCH, CLASSES, Backbone
 

@@ -9,7 +9,7 @@ inference path, the projections.
 
 from __future__ import annotations
 
-from harness.architecture import Architecture, Family
+from harness.subjects.facts import Architecture, Family
 from reference.library import Reference
 
 _PAPER = "Dosovitskiy et al. 2021, Table 1 (arXiv:2010.11929)"

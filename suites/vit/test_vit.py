@@ -51,7 +51,7 @@ def test_published_deviation(deviation: dict[str, Any]) -> None:
     from functools import partial
 
     from harness.checks.parity import check_parity_eval
-    from harness.subjects import Subject
+    from harness.subjects.subject import Subject
     from harness.workbench import Workbench
     from suites.vit import published
 

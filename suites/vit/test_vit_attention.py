@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.records import MeasurementRecord
+from harness.records.schema import MeasurementRecord
 
 if TYPE_CHECKING:
     from harness.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from harness.architecture import Architecture, Family, Listed
+from harness.subjects.facts import Architecture, Family, Listed
 from reference.library import Reference
 
 GENERAL = (

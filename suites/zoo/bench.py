@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.lifting import LiftFloat32
-from harness.outputs import logits_of
-from harness.subjects import SIZE_KEYWORDS
+from harness.numerics.float64_mode import Float64Mode
+from harness.subjects.outputs import logits_of
+from harness.subjects.subject import SIZE_KEYWORDS
 from harness.transplant import Transplant
 from harness.workbench import CLASSES, Workbench
 
@@ -91,7 +91,7 @@ class ListedBench(Workbench):
             model = self.small_copy().double().eval()
             self.notes["parameters"] = sum(p.numel() for p in model.parameters())
             enliven(model, seed=self.seed)
-            with self._calibration(model), torch.no_grad(), LiftFloat32():
+            with self._calibration(model), torch.no_grad(), Float64Mode():
                 self.logits(model, self.images(4, self.small_side(), seed=1))
             return model
 

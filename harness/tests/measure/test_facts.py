@@ -6,7 +6,7 @@ import math
 import pytest
 
 from harness.measure.facts import summarise
-from harness.measure.statistics import INSTANCE_SCATTER
+from harness.statistics.ratios import INSTANCE_SCATTER
 
 
 def test_figures_follow_from_the_latencies() -> None:

@@ -12,8 +12,8 @@ import pytest
 from harness.measure.clock import Step
 from harness.measure.conditions import undisturbed
 from harness.measure.interleave import WARM_UP_ROUNDS, BudgetError, Rounds, rounds_within
-from harness.measure.statistics import paired_ratio
 from harness.measure.stopping import MOST_ROUNDS
+from harness.statistics.ratios import paired_ratio
 
 
 class ScriptedClock:

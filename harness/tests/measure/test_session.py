@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.architecture import Architecture, Family
+from harness.errors import SubjectError
 from harness.measure.interleave import BudgetError
 from harness.measure.session import Measuring
 from harness.measure.setting import Setting
-from harness.records import CheckRecord, MeasurementRecord, Mode, Record
-from harness.subjects import SubjectError
+from harness.records.schema import CheckRecord, MeasurementRecord, Mode, Record
+from harness.subjects.facts import Architecture, Family
 from reference.library import Reference
 
 TINY = Architecture(

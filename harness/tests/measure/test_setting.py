@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.errors import RequestError
 from harness.measure.setting import Setting, matrix
 from harness.options import MeasurementOptions
-from harness.subjects import RequestError
 
 
 def test_the_default_is_both_modes_as_the_device_likes_it() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from harness.measure.statistics import (
+from harness.statistics.ratios import (
     INSTANCE_SCATTER,
     MINIMUM_ROUNDS,
     POOLED,
@@ -38,7 +38,7 @@ def test_an_interval_holds_the_truth_where_instances_differ_for_as_long_as_they_
     rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each comparison has instances of its own. Of 400 intervals with 0.95 each, fewer than 364 have p < 1e-3."""
-    monkeypatch.setattr("harness.measure.statistics.RESAMPLES", 199)
+    monkeypatch.setattr("harness.statistics.ratios.RESAMPLES", 199)
     random = np.random.default_rng(4)
     held = {True: 0, False: 0}
     for _ in range(400):
@@ -75,7 +75,7 @@ def test_one_round_has_no_bound() -> None:
 @pytest.mark.parametrize("rounds", [MINIMUM_ROUNDS, 9, 20])
 def test_interval_covers_the_truth_as_often_as_it_says(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the true ratio with about 0.95; over 200 draws fewer than 175 have p < 1e-4."""
-    monkeypatch.setattr("harness.measure.statistics.RESAMPLES", 199)  # the trimmed t carries the promise
+    monkeypatch.setattr("harness.statistics.ratios.RESAMPLES", 199)  # the trimmed t carries the promise
     random = np.random.default_rng(1)
     held = 0
     for _ in range(200):
@@ -149,5 +149,5 @@ def test_unpaired_and_empty_samples_are_named() -> None:
 
 
 def test_reports_can_use_it_where_torch_is_not_installed() -> None:
-    program = "import sys, harness.measure.statistics; sys.exit('torch' in sys.modules)"
+    program = "import sys, harness.statistics.ratios; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from harness.measure import stopping
-from harness.measure.statistics import (
+from harness.measure.stopping import ENOUGH_ROUNDS, MOST_ROUNDS, Stopping
+from harness.statistics.ratios import (
     MINIMUM_ROUNDS,
     RatioEstimate,
     clean,
@@ -12,7 +13,6 @@ from harness.measure.statistics import (
     minimum_detectable_effect,
     verdict,
 )
-from harness.measure.stopping import ENOUGH_ROUNDS, MOST_ROUNDS, Stopping
 
 
 class Time:
@@ -82,7 +82,7 @@ def test_stopping_early_keeps_the_interval_honest() -> None:
 
     By the rule they are looked at up to twelve times each; under 180 of 200 would have p < 1e-3 at a coverage of 95 %.
     """
-    from harness.measure.statistics import paired_ratio
+    from harness.statistics.ratios import paired_ratio
 
     random, held = np.random.default_rng(4), 0
     for _ in range(200):
@@ -92,7 +92,7 @@ def test_stopping_early_keeps_the_interval_honest() -> None:
             (n for n in range(ENOUGH_ROUNDS, 80) if stop.enough({"a": list(ours[:n]), "b": list(theirs[:n])})), 80
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("harness.measure.statistics.RESAMPLES", 199)
+            patch.setattr("harness.statistics.ratios.RESAMPLES", 199)
             estimate = paired_ratio(ours[:rounds], theirs[:rounds])
         held += estimate.low <= 1 <= estimate.high
     assert held >= 180

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.records import CheckRecord, MeasurementRecord, to_row
+from harness.records.codec import to_row
+from harness.records.schema import CheckRecord, MeasurementRecord
 from harness.sweep.engine import Order
 from harness.sweep.events import Ended, Event, Rows, Started
 from harness.sweep.task import Case, Task

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from harness.store import RunStore
+from harness.records.run_store import RunStore
 from harness.sweep.dispatch import Dispatch, State
 from harness.sweep.ledger import Ledger
 from harness.sweep.staging import ROOT

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.store import RECORDS, RunStore, read_records
-from harness.subjects import RequestError
+from harness.errors import RequestError
+from harness.records.codec import read_records
+from harness.records.run_store import RECORDS, RunStore
 from harness.sweep.dispatch import Dispatch, State
 from harness.sweep.ledger import Ledger
 from harness.sweep.staging import ROOT

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import CheckRecord, MeasurementRecord
-from harness.store import RECORDS, RunStore, read_records
+from harness.records.codec import read_records
+from harness.records.run_store import RECORDS, RunStore
+from harness.records.schema import CheckRecord, MeasurementRecord
 from harness.sweep.dispatch import Dispatch, State
 from harness.sweep.events import Ended, Event, Lost, Rows, Started
 from harness.sweep.ledger import Ledger

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.subjects import RequestError
+from harness.errors import RequestError
 from harness.sweep.__main__ import main
 from harness.sweep.cores import core_sets, pinned
 from harness.sweep.plan import collect, plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.checks import find_check
-from harness.subjects import family_of, given_subjects
+from harness.subjects.loading import family_of, given_subjects
 from harness.workbench import Workbench
 
 FOLDER = Path(__file__).parent

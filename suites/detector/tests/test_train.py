@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from harness.records import MeasurementRecord
-from harness.store import read_records
+from harness.records.codec import read_records
+from harness.records.schema import MeasurementRecord
 from reference.torchvision_detector import state_as_assembled
 from suites.detector import train
 from suites.detector.annotations import DataError

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.optim import Optimizer  # noqa: E402
 
-from harness.subjects import Subject, SubjectError  # noqa: E402
+from harness.errors import SubjectError  # noqa: E402
+from harness.subjects.subject import Subject  # noqa: E402
 from harness.workbench import Workbench  # noqa: E402
 from suites.transfer.architectures import FAMILY, LP_FT  # noqa: E402
 from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, TORCHVISION_VIT  # noqa: E402

@@ -1,4 +1,4 @@
-"""What belongs to the whole process: torch's settings, the generators, warning filters."""
+"""State of the whole process: torch's settings, random generators, warning filters; snapshot and restore."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.patches import holders, put_back, replaced
+from harness.process.monkeypatches import holders, put_back, replaced
 
 CUDNN: Any = torch.backends.cudnn  # what sets the precision of its parts has no annotations
 DENORMAL = torch.full((1,), 1e-310, dtype=torch.float64)
@@ -115,22 +115,6 @@ def generators(start: int) -> Iterator[None]:
         yield
 
 
-def expect_seeds_to_hold(who: str, numbers: Sequence[Mapping[str, float]], what: str) -> None:
-    """Raise AssertionError where ``numbers``, from `draw` after different seeds and after ``what``, agree."""
-    first, second = numbers
-    for name in first:
-        assert first[name] != second[name], (
-            f"{who}: {what} seeds {name}'s generator: after different seeds it stands at the same place; "
-            "expected the caller's seed to hold"
-        )
-
-
-def expect_settings(who: str, before: Mapping[str, Any], what: str) -> None:
-    """Raise AssertionError where ``what`` has changed a setting since ``before``."""
-    for _, text in changes(before):
-        raise AssertionError(f"{who}: {what} changes a process-wide setting: {text}")
-
-
 def changes(before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of the settings that are others than in ``before``, and what became of each."""
     if others := replaced(before[FUNCTIONS]):
@@ -139,20 +123,6 @@ def changes(before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in settings().items():
         if name != FUNCTIONS and value != before[name]:
             yield name, f"{name} was {before[name]}, is {value}"
-
-
-def expect_no_trace(who: str, call: Callable[[], object], what: str) -> None:
-    """Raise AssertionError where ``call`` seeds a generator or changes a setting, which is then put back."""
-    before, drawn = settings(), []
-    try:
-        for start in (1, 2):
-            with generators(start):
-                call()
-                drawn.append(draw())
-            expect_settings(who, before, what)
-    finally:
-        restore(before)
-    expect_seeds_to_hold(who, drawn, what)
 
 
 def restore(before: Mapping[str, Any]) -> None:
@@ -201,3 +171,14 @@ def restore(before: Mapping[str, Any]) -> None:
             del hooks[key]
     if os.getcwd() != before["working directory"]:
         os.chdir(before["working directory"])
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put torch's settings, all generators and the warning filters back after the block."""
+    before = settings()
+    try:
+        with warnings.catch_warnings(), kept():
+            yield
+    finally:
+        restore(before)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.shortcut import shortcut
+from harness.numerics.fast_conv import shortcut
 
 aten = torch.ops.aten
 
 
-class LiftFloat32(TorchDispatchMode):
+class Float64Mode(TorchDispatchMode):
     """Keeps float64 where a cast, a sum or a mean asks for float32.
 
     Many correct models compute a softmax or a norm in float32 "for stability", whatever the input. In a float64

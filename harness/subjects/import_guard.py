@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
-from harness.global_state import FUNCTIONS, changes, restore, settings
-
-if TYPE_CHECKING:
-    from harness.subjects import Subject
+from harness.process.global_state import FUNCTIONS, changes, restore, settings
 
 REFERENCES = ("torchvision.models", "timm.models")
 """Loaded first, so that what a subject puts in the place of their functions is seen."""
@@ -30,7 +26,8 @@ FOREIGN = (
 )
 """Settings by which one file changes what all other models compute. Others, of threads or logging, are a script's."""
 
-_found: dict[str, list[str]] = {}
+import_changes: dict[str, list[str]] = {}
+"""What the import of each `--subject` changed in the process, in words."""
 
 
 @contextmanager
@@ -43,15 +40,5 @@ def watched(spec: str) -> Iterator[None]:
     yield
     found = [text for name, text in changes(before) if name in FOREIGN]
     if found:
-        _found[spec] = found
+        import_changes[spec] = found
         restore(before)
-
-
-def expect_quiet_import(subject: Subject) -> None:
-    """Raise AssertionError where importing the subject's file has changed what other models compute."""
-    subject.module()
-    found = _found.get(subject.spec)
-    assert not found, (
-        f"{subject.who}: importing {subject.spec} changes the whole process: {'; '.join(found or ())}; "
-        "expected other models to compute what they did before (keep such changes inside the model)"
-    )

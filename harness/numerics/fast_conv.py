@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import depthwise, small_maps
-from harness.convolution import Convolution, plain, understood
+from harness.numerics import depthwise_conv, small_map_conv
+from harness.numerics.convolution import Convolution, plain, understood
 
 aten = torch.ops.aten
-WAYS = (depthwise, small_maps)
+WAYS = (depthwise_conv, small_map_conv)
 
 
-class QuickConvolutions(TorchDispatchMode):
+class FastConv(TorchDispatchMode):
     """Takes the shortcuts, and leaves everything else alone.
 
     To be entered around what traces a network, never inside it: a trace would see the shortcut's operations.

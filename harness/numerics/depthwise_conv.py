@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.convolution import Convolution
+from harness.numerics.convolution import Convolution
 
 
 def fits(found: Convolution) -> bool:

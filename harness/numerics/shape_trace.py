@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.convolution import output_side
+from harness.numerics.convolution import output_side
 
 aten = torch.ops.aten
 BATCH_NORMS = (

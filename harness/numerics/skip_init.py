@@ -14,7 +14,7 @@ FILLS = frozenset((aten.normal_.default, aten.uniform_.default, aten.zero_.defau
 """What initialisers come down to. torch composes the first two in Python for tensors without storage."""
 
 
-class Undrawn(TorchDispatchMode):
+class SkipInit(TorchDispatchMode):
     """Leaves tensors on the meta device as they are, where an initialiser would fill them with values."""
 
     def __init__(self) -> None:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.process.hardware import cpu_name
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pytest", "pytest-benchmark", "hypothesis")
 
 
@@ -25,7 +27,7 @@ def environment(command: list[str], device: str) -> dict[str, Any]:
         "command": " ".join(command),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -39,7 +41,7 @@ def environment(command: list[str], device: str) -> dict[str, Any]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = None
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     facts["git_commit"] = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--untracked-files=no")
     facts["git_dirty"] = None if status is None else bool(status)
@@ -64,16 +66,6 @@ def continued(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
     warnings = [*before.get("warnings", []), *notes]
     known = {k: v for k, v in before.items() if k != "finished"}
     return {**now, **known, "resumed": resumed, **({"warnings": warnings} if warnings else {})}
-
-
-def _cpu_name() -> str | None:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
 
 
 def _git(root: Path, *arguments: str) -> str | None:

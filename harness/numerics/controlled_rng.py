@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.expectation import Expectations
+from harness.numerics.mask_expectation import Expectations
 
 aten = torch.ops.aten
 
@@ -82,7 +82,7 @@ def _in_rows(shape: tuple[int, ...], batch: int) -> bool:
     return len(shape) == 2 and shape[1] == batch and shape[0] not in (1, batch)
 
 
-class ControlledRandomness(TorchDispatchMode):
+class ControlledRng(TorchDispatchMode):
     """Answers every random draw and keeps a list of them in ``draws``.
 
     ``level`` is one number, or one per sample, for draws that decide for a sample or the batch. ``elements`` says what
@@ -194,22 +194,22 @@ class ControlledRandomness(TorchDispatchMode):
         return torch.zeros_like(drawn)
 
 
-_Answer = Callable[[ControlledRandomness, Any, tuple[Any, ...], dict[str, Any]], Any]
+_Answer = Callable[[ControlledRng, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _ANSWERS: dict[Any, _Answer] = {
-    aten.native_dropout.default: ControlledRandomness._answer_dropout,
-    aten.native_dropout_backward.default: ControlledRandomness._answer_dropout_backward,
-    aten.bernoulli_.float: ControlledRandomness._answer_bernoulli_in_place,
-    aten.bernoulli_.Tensor: ControlledRandomness._answer_bernoulli_in_place,
-    aten.bernoulli.default: ControlledRandomness._answer_bernoulli,
-    aten.bernoulli.p: ControlledRandomness._answer_bernoulli,
-    aten.uniform_.default: ControlledRandomness._answer_uniform_in_place,
-    aten.rand.default: ControlledRandomness._answer_rand,
-    aten.rand.generator: ControlledRandomness._answer_rand,
-    aten.rand_like.default: ControlledRandomness._answer_rand,
-    aten.normal_.default: ControlledRandomness._answer_normal_in_place,
-    aten.randn.default: ControlledRandomness._answer_randn,
-    aten.randn_like.default: ControlledRandomness._answer_randn,
+    aten.native_dropout.default: ControlledRng._answer_dropout,
+    aten.native_dropout_backward.default: ControlledRng._answer_dropout_backward,
+    aten.bernoulli_.float: ControlledRng._answer_bernoulli_in_place,
+    aten.bernoulli_.Tensor: ControlledRng._answer_bernoulli_in_place,
+    aten.bernoulli.default: ControlledRng._answer_bernoulli,
+    aten.bernoulli.p: ControlledRng._answer_bernoulli,
+    aten.uniform_.default: ControlledRng._answer_uniform_in_place,
+    aten.rand.default: ControlledRng._answer_rand,
+    aten.rand.generator: ControlledRng._answer_rand,
+    aten.rand_like.default: ControlledRng._answer_rand,
+    aten.normal_.default: ControlledRng._answer_normal_in_place,
+    aten.randn.default: ControlledRng._answer_randn,
+    aten.randn_like.default: ControlledRng._answer_randn,
 }
 
 

@@ -11,7 +11,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.convolution import Convolution
+from harness.numerics.convolution import Convolution
 
 PLACES = 16
 """Of the output, up to which it was seen to be faster."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 SCHEMA = 2
@@ -143,12 +143,3 @@ class MeasurementRecord:
 
 
 Record = CheckRecord | MeasurementRecord
-
-
-def to_row(record: Record) -> dict[str, Any]:
-    """The record as a JSON-ready dict."""
-    row = asdict(record)
-    if isinstance(record, MeasurementRecord):
-        row["samples"] = list(record.samples)
-        row["unit"] = record.unit
-    return row

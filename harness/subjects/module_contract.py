@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.subjects import SubjectError, first_line
+from harness.errors import SubjectError, first_line
 
 Call = Callable[[Any], Any]
 

@@ -1,0 +1,23 @@
+"""Errors that end in one line for the user: who, what was expected, what was got, what to do."""
+
+from __future__ import annotations
+
+
+class RequestError(ValueError):
+    """The request makes no sense; the one-line message says what is known."""
+
+
+class SubjectError(AssertionError):
+    """The subject could not be built or called; the message says who, what and why."""
+
+
+def first_line(error: BaseException) -> str:
+    """First non-empty line of an error's message, and the next where that only announces it; at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"[:300]
+    return lines[0][:300] if lines else "(no message)"
+
+
+class StoreError(RuntimeError):
+    """The results folder can't be written or read; the message says which and why."""

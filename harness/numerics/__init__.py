@@ -1,0 +1,1 @@
+"""Dispatch modes and graph readers that checks and measurements stand on; depends on torch alone."""

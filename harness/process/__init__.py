@@ -1,0 +1,1 @@
+"""Subprocesses, the state of this process, its memory, and the hardware."""

@@ -1,0 +1,1 @@
+"""Estimators and tests on raw samples; numpy and scipy only."""

@@ -1,0 +1,1 @@
+"""From `--subject` and `--arch` to implementations under test."""
