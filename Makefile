@@ -46,7 +46,7 @@ seeds: install-test  ## the conformance of our models under SEEDS (50) different
 	$(BIN)/python -m pytest suites -q --seed $$seed $(if $(SEED_ARCH),--arch '$(SEED_ARCH)') --results $(RESULTS)/seeds || exit 1; done
 
 noise: install  ## how far measurements can be trusted on this machine: equal and known unequal work, many times over
-	$(BIN)/python -m harness.measure.noise --results $(RESULTS) $(NOISE)
+	$(BIN)/python -m harness.measure.studies.noise --results $(RESULTS) $(NOISE)
 
 # Everything, each benchmark in five processes; then the comparison with the last run that was good, and the page.
 NIGHTLY ?= --device auto --hypothesis-profile nightly --modes infer,train --batch-size 1,8,32,auto \

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.bench.bench import Bench
+from harness.bench.weight_transplant import Transplant, Transplanted, transplant
 from harness.errors import RequestError, SubjectError
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 from harness.subjects.loading import families, given_subjects
 from harness.subjects.subject import Subject
-from harness.transplant import Grafted, Transplant, transplant
-from harness.workbench import Workbench
 from reference.alignment import AlignedLayer, Alignment, AlignmentError
 from reference.localise import Deviation, first_deviation
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     console = Console()
     try:
-        bench = Workbench(find_subject(given.subject))
+        bench = Bench(find_subject(given.subject))
         return explain(bench, given.against, console)
     except RequestError as error:
         print(error, file=sys.stderr)
@@ -69,7 +69,7 @@ def find_subject(spec: str) -> Subject:
     raise RequestError(f"{name}: no such architecture; known: {names}")
 
 
-def explain(bench: Workbench, against: str | None, console: Console) -> int:
+def explain(bench: Bench, against: str | None, console: Console) -> int:
     """Print the table of aligned layers and the first deviation from one reference."""
     made = transplant(bench)
     grafted = next((g for g in made.grafted if against in (None, g.reference.library)), None)
@@ -86,7 +86,7 @@ def explain(bench: Workbench, against: str | None, console: Console) -> int:
     return 1
 
 
-def deviation_of(bench: Workbench, made: Transplant, grafted: Grafted) -> tuple[Deviation | None, str]:
+def deviation_of(bench: Bench, made: Transplant, grafted: Transplanted) -> tuple[Deviation | None, str]:
     """The first deviation and the mode that it shows in: eval before train."""
     images = bench.images(4, made.side, seed=2)
     for mode in ("eval", "train"):

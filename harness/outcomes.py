@@ -54,7 +54,7 @@ def row_of(
         reproduce=_reproduce(item, session),
         test=item.nodeid,
         seconds=report.duration,
-        details=dict(session.workbench(subject).notes) if "check" in params or "name" in params else {},
+        details=dict(session.bench(subject).notes) if "check" in params or "name" in params else {},
     )
 
 

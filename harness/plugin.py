@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import workers
-from harness.checks import BREADTH, check_names, find_check
+from harness.bench.drawn_examples import register_profiles, use_profile
+from harness.checks.registry import BREADTH, check_names, find_check
 from harness.errors import RequestError, StoreError, first_line
 from harness.options import MeasurementOptions, add_measurement_options, add_options
 from harness.outcomes import params_of, row_of, subject_of
 from harness.process.memory_reuse import keep_freed_memory, with_room
 from harness.processes import measurer
 from harness.session import Session
-from harness.strategies import register_profiles, use_profile
 from harness.subjects.loading import family_of, known_names
 from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
-    from harness.workbench import Workbench
+    from harness.bench.bench import Bench
 
 SESSION = pytest.StashKey[Session]()
 TASK = "harness.sweep.leash"
@@ -106,15 +106,15 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, session: Session) -> Workbench:
+def subject(request: pytest.FixtureRequest, session: Session) -> Bench:
     """The subject on its bench; models are built once and shared by its tests."""
-    return session.workbench(request.param)
+    return session.bench(request.param)
 
 
 @pytest.fixture
-def published(request: pytest.FixtureRequest, session: Session) -> Workbench:
+def published(request: pytest.FixtureRequest, session: Session) -> Bench:
     """A suite's published listing on its bench."""
-    return session.workbench(request.param)
+    return session.bench(request.param)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def check(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench) -> Callable[..., None]:
+def measure(request: pytest.FixtureRequest, session: Session, subject: Bench) -> Callable[..., None]:
     """Measure the subject, interleaved with its references, through `benchmark`.
 
     Called with the test's ``setting`` (one for each combination of --modes, --batch-size, --dtype and so on), or with a
@@ -134,7 +134,7 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench
     if session.measurement.isolate:
         return measurer(request, session, subject.subject)
     benchmark = request.getfixturevalue("benchmark")
-    from harness.measure.interleave import BudgetError
+    from harness.measure.rounds import BudgetError
 
     measuring = session.measuring(request.config.pluginmanager.get_plugin("terminalreporter"))
 
@@ -157,7 +157,7 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Workbench
     return run
 
 
-def judge(bench: Workbench, check: str) -> None:
+def judge(bench: Bench, check: str) -> None:
     """Run a check by name; a broken promise fails the test with its message alone, without a traceback."""
     __tracebackhide__ = True
     bench.notes.clear()

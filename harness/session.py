@@ -26,9 +26,9 @@ from harness.subjects.loading import check_patterns, families, given_subjects, k
 from harness.subjects.subject import Subject, label_of
 
 if TYPE_CHECKING:
+    from harness.bench.bench import Bench
+    from harness.measure.benchmark import Measuring
     from harness.measure.progress import Terminal
-    from harness.measure.session import Measuring
-    from harness.workbench import Workbench
 
 
 FEW = 2
@@ -60,7 +60,7 @@ class Session:
     store_error: str = ""
     outbox: list[Record] | None = None
     """In a worker process: rows on their way to the controller, which keeps them."""
-    _bench: Workbench | None = None
+    _bench: Bench | None = None
     _measuring: Measuring | None = None
     _environment: dict[str, Any] = field(default_factory=dict)
 
@@ -131,24 +131,24 @@ class Session:
             return True
         return bool(self.specs) and sum(s.label == subject.label for s in among) <= FEW
 
-    def workbench(self, subject: Subject) -> Workbench:
+    def bench(self, subject: Subject) -> Bench:
         """The bench for ``subject``; the one before is cleared, since models are large."""
-        from harness.workbench import Workbench
+        from harness.bench.bench import Bench
 
         if self._bench is None or self._bench.subject != subject:
             if self._bench is None:
                 gc.freeze()  # no garbage is looked for any more among the modules imported by now
             else:
                 self._bench.close()
-            self._bench = Workbench(subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend)
+            self._bench = Bench(subject, seed=self.seed, device=self.device, compile_backend=self.compile_backend)
         return self._bench
 
     def measuring(self, terminal: Terminal | None) -> Measuring:
         """What the benchmarks share; the machine's matmul peak is measured once."""
         import torch
 
-        from harness.measure.progress import TerminalProgress, silent
-        from harness.measure.session import Measuring
+        from harness.measure.benchmark import Measuring, silent
+        from harness.measure.progress import TerminalProgress
 
         if self._measuring is None:
             self._measuring = Measuring(

@@ -38,7 +38,7 @@ KINDS = (
     "temporaries",
     "workspace",
 )
-"""Of `harness.measure.breakdown`, and the workspace: what was measured beyond the tensors that are known."""
+"""Of `harness.measure.memory_prediction`, and the workspace: what was measured beyond the tensors that are known."""
 MEMORY_COLUMNS = ["suite", "subject", *SETTING[1:], "kind", "bytes", "predicted", "measured", "flag"]
 CURVES = {"latency": ("Time of a batch", "ms", 1e3), "peak_memory": ("Peak memory of a step", "MB", 1e-6)}
 AXES = {"batch_size": ("batch", "images"), "input_size": ("image", "px")}

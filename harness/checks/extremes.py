@@ -7,38 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.checks.behaviour import _bound, _forward
-from harness.transplant import rowwise, transplant
-from harness.workbench import Workbench, seeded
+from harness.bench.bench import Bench, seeded
+from harness.bench.passes import float64_logits
+from harness.bench.tolerances import rowwise
+from harness.bench.weight_transplant import rounding_bound, transplant
 
 
-def check_nan_propagation(bench: Workbench) -> None:
+def check_nan_propagation(bench: Bench) -> None:
     """NaN in one sample gives NaN in that sample's logits, and in no other's."""
     model = transplant(bench).subject
     images = bench.images(3, bench.small_side(), seed=29)
-    expected = _forward(bench, model, images)
+    expected = float64_logits(bench, model, images)
     centre = bench.small_side() // 2
     poisoned = images.clone()
     poisoned[1, :, centre, centre] = float("nan")
-    got = _forward(bench, model, poisoned)
+    got = float64_logits(bench, model, poisoned)
     assert bool(torch.isnan(got[1]).any()), (
         f"{bench.who}: NaN in a sample gives finite logits; expected NaN, not silence (nan_to_num, a clamp, a "
         "maximum that drops NaN)"
     )
     poisoned = images.clone()
     poisoned[1, 0, centre, centre] = float("inf")  # in one channel, since the difference of two would be NaN
-    unbounded = _forward(bench, model, poisoned)
-    bounded_too = bool(torch.isfinite(_forward(bench, transplant(bench).grafted[0].model, poisoned)[1]).all())
+    unbounded = float64_logits(bench, model, poisoned)
+    bounded_too = bool(torch.isfinite(float64_logits(bench, transplant(bench).grafted[0].model, poisoned)[1]).all())
     assert bounded_too or not bool(torch.isfinite(unbounded[1]).all()), (  # a ReLU6 is bounded by definition
         f"{bench.who}: an infinite pixel gives finite logits; expected infinity or NaN, not silence (features are "
         "clamped)"
     )
     _expect_nan_in_training(bench)
-    others = torch.isfinite(got[[0, 2]]).all() and rowwise(got[[0, 2]], expected[[0, 2]]) <= _bound(bench)
+    others = torch.isfinite(got[[0, 2]]).all() and rowwise(got[[0, 2]], expected[[0, 2]]) <= rounding_bound(bench)
     assert bool(others), f"{bench.who}: NaN in one sample changes the logits of the others in eval mode"
 
 
-def _expect_nan_in_training(bench: Workbench) -> None:
+def _expect_nan_in_training(bench: Bench) -> None:
     """In train mode NaN shows too: it is how a loop sees that training diverged."""
     model = bench.small_copy().train()
     images = bench.images(3, bench.small_side(), seed=29).float()
@@ -51,7 +52,7 @@ def _expect_nan_in_training(bench: Workbench) -> None:
     )
 
 
-def check_scale(bench: Workbench) -> None:
+def check_scale(bench: Bench) -> None:
     """Logits stay finite for dark, constant and bright images, in float32."""
     model = bench.small_copy().eval()
     side = bench.small_side()

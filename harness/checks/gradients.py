@@ -1,4 +1,7 @@
-"""Gradients reach every parameter, and are the derivatives of what was computed."""
+"""Gradients reach every parameter, and are the derivatives of what was computed.
+
+Second derivatives, which gradient penalties, sharpness-aware training and influence functions ask for.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.checks.curvature import expect_curvature
-from harness.checks.frozen import expect_the_rest_to_learn
-from harness.checks.reach import expect_reach
+from harness.bench.bench import Bench
+from harness.bench.passes import PassResult, cotangent, load, run_pass
+from harness.bench.tolerances import CEILING, beside_noise, noise, relative, rowwise
+from harness.bench.weight_transplant import Transplant, transplant
+from harness.checks.gradient_flow import expect_reach, expect_the_rest_to_learn
 from harness.errors import SubjectError
-from harness.noise import beside_noise, noise
 from harness.numerics.float64_mode import Float64Mode
-from harness.transplant import CEILING, Outcome, Transplant, cotangent, load, rowwise, run, transplant
-from harness.workbench import Workbench
 
 STEPS = (1e-8, 1e-9, 1e-7)
 """Relative steps: kinks crossed grow with the step, rounding with its inverse, and both with the depth."""
@@ -26,14 +29,14 @@ FAINT = 1e-12
 """Of the logits' gradients as they are otherwise, which makes 1e-8: far from the smallest number even in float32."""
 
 
-def check_gradients(bench: Workbench) -> None:
+def check_gradients(bench: Bench) -> None:
     """Every parameter gets a finite gradient that is not zero everywhere, in eval mode under random weights.
 
     Eval mode, since a bias before a batch-normalisation has a gradient of zero in train mode by mathematics. That it
     gets one at all is looked at in both modes, and at sizes and batches for which values would take too long.
     """
     model = _subject(bench)
-    outcome = run(bench, model, bench.images(2, _side(bench), seed=6), train=False)
+    outcome = run_pass(bench, model, bench.images(2, _side(bench), seed=6), train=False)
     missing = [n for n, g in outcome.gradients.items() if g is None]
     assert not missing, (
         f"{bench.who}: no gradient reaches {', '.join(missing[:8])}"
@@ -52,13 +55,13 @@ def check_gradients(bench: Workbench) -> None:
     expect_reach(bench)
 
 
-def _expect_through_frozen(bench: Workbench, model: nn.Module, outcome: Outcome) -> None:
+def _expect_through_frozen(bench: Bench, model: nn.Module, outcome: PassResult) -> None:
     """With every parameter frozen the input's gradient is the same: what is frozen still hands gradients on."""
     held = [p for p in model.parameters() if p.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)
     try:
-        there = run(bench, model, bench.images(2, _side(bench), seed=6), train=False).input_gradient
+        there = run_pass(bench, model, bench.images(2, _side(bench), seed=6), train=False).input_gradient
     except SubjectError:  # the logits have no graph at all
         there = None
     finally:
@@ -73,7 +76,7 @@ def _expect_through_frozen(bench: Workbench, model: nn.Module, outcome: Outcome)
     )
 
 
-def check_gradcheck(bench: Workbench) -> None:
+def check_gradcheck(bench: Bench) -> None:
     """The derivative along a random direction in input and weights equals the central difference, in float64.
 
     A step can cross the kink of a ReLU or a maximum, which spoils the difference along that direction; the smallest of
@@ -82,7 +85,7 @@ def check_gradcheck(bench: Workbench) -> None:
     """
     model = _subject(bench)
     images = bench.images(2, _side(bench), seed=7)
-    outcome = run(bench, model, images, train=False)
+    outcome = run_pass(bench, model, images, train=False)
     errors = []
     for number in range(DIRECTIONS):
         errors.append(_directional_error(bench, model, images, outcome, seed=100 * bench.seed + number))
@@ -99,7 +102,7 @@ def check_gradcheck(bench: Workbench) -> None:
     expect_curvature(bench)
 
 
-def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+def _expect_linear(bench: Bench, model: nn.Module, images: Tensor) -> None:
     """A backward pass is linear in what it starts from, however small that is: nothing is cut or clipped."""
     gradients = []
     for scale in (1.0, FAINT):
@@ -127,7 +130,7 @@ def _expect_linear(bench: Workbench, model: nn.Module, images: Tensor) -> None:
         )
 
 
-def _expect_nan_to_show(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+def _expect_nan_to_show(bench: Bench, model: nn.Module, images: Tensor) -> None:
     """From logits' gradients that are NaN each gradient has NaN: a loss scaler sees by it that a step overflowed."""
     given = images.clone().requires_grad_()
     with Float64Mode():
@@ -142,7 +145,7 @@ def _expect_nan_to_show(bench: Workbench, model: nn.Module, images: Tensor) -> N
     )
 
 
-def _expect_accumulation(bench: Workbench, model: nn.Module, logits: Tensor) -> None:
+def _expect_accumulation(bench: Bench, model: nn.Module, logits: Tensor) -> None:
     """A second backward pass through the same graph adds to each gradient what the first one gave."""
     sent = cotangent(bench, logits)
     model.zero_grad(set_to_none=True)
@@ -166,7 +169,7 @@ def _expect_accumulation(bench: Workbench, model: nn.Module, logits: Tensor) -> 
     model.zero_grad(set_to_none=True)
 
 
-def _directional_error(bench: Workbench, model: nn.Module, images: Tensor, outcome: Outcome, *, seed: int) -> float:
+def _directional_error(bench: Bench, model: nn.Module, images: Tensor, outcome: PassResult, *, seed: int) -> float:
     tangent = noise(images, torch.Generator().manual_seed(seed))
     tangent.mul_((images.norm() / tangent.norm()).item())
     parts = [] if outcome.input_gradient is None else [(outcome.input_gradient * tangent).sum().item()]
@@ -210,10 +213,61 @@ def _inner(part: Tensor, drawn: Tensor) -> float:
     return float((part @ drawn).sum() if drawn.ndim == 1 else (part * drawn).sum())
 
 
-def _side(bench: Workbench) -> int:
+def _side(bench: Bench) -> int:
     return bench.small_side()
 
 
-def _subject(bench: Workbench) -> nn.Module:
+def _subject(bench: Bench) -> nn.Module:
     made: Transplant = transplant(bench)
     return made.subject
+
+
+def expect_curvature(bench: Bench) -> None:
+    """Derivatives of the input's gradient along a direction equal the reference's, in eval mode and float64.
+
+    A network may refuse to be differentiated twice, as fused attention does on the CPU (which is therefore taken
+    apart here); it may not give a wrong answer, as a backward pass does whose own derivative autograd can't see.
+    """
+    made = transplant(bench)
+    grafted = made.grafted[0]
+    images = bench.images(1, made.side, seed=8)
+    direction = noise(images, torch.Generator().manual_seed(bench.seed + 9))
+    try:
+        expected = _second(bench, grafted.model, images, direction)
+        got = _second(bench, made.subject, images, direction)
+    except (RuntimeError, NotImplementedError) as refused:
+        bench.notes["second_derivatives"] = f"refused ({type(refused).__name__})"
+        return
+    named = {**grafted.alignment.to_reference(got), "images": got["images"]}
+    least = 1e-6 * max(t.norm().item() for t in expected.values())
+    for name, there in expected.items():
+        if name not in named:
+            continue
+        error = relative(named[name], there, max(there.norm().item(), least))
+        names = "the images" if name == "images" else ", ".join(grafted.alignment.subject_names(name)) or name
+        assert error <= CEILING, (
+            f"{bench.who}: differentiated twice, it differs from {grafted.title}: the derivative by {names} of the "
+            f"input's gradient is off by {error:.1e}, expected at most {CEILING:.0e} (relative, float64): a custom "
+            "backward pass uses what was computed in the forward pass without its graph; mark it once_differentiable "
+            "or write it in differentiable operations"
+        )
+
+
+def _second(bench: Bench, model: nn.Module, images: Tensor, direction: Tensor) -> dict[str, Tensor]:
+    """Derivatives by the images and each parameter of the input gradient's product with ``direction``."""
+    given = images.clone().requires_grad_()
+    named = {"images": given, **{n: p for n, p in model.named_parameters() if p.requires_grad}}
+    with sdpa_kernel(SDPBackend.MATH), Float64Mode():
+        logits = bench.logits(model, given)
+        (first,) = torch.autograd.grad(logits, given, cotangent(bench, logits), create_graph=True)
+        # backward(), not grad(): that leaves out branches that reach no input, and with them what refuses
+        # (once_differentiable), so that a part of the sum would pass for the whole.
+        kept = {n: p.grad for n, p in named.items()}
+        for parameter in named.values():
+            parameter.grad = None
+        try:
+            (first * direction).sum().backward()
+            return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()}
+        finally:
+            for name, parameter in named.items():
+                parameter.grad = kept[name]

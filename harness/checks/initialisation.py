@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from harness.checks.state import fresh
+from harness.bench.bench import CLASSES, Bench, seeded
+from harness.bench.weight_transplant import transplant
+from harness.checks.side_effects import fresh
 from harness.process.global_state import generators
-from harness.transplant import transplant
-from harness.workbench import CLASSES, Workbench, seeded
 
 LARGEST_FIRST_LOSS = 30.0
 """Of a batch of four in ten classes. Of the customary initial heads the widest (uniform within 1/sqrt(classes), over
@@ -35,7 +35,7 @@ STEPS = 3
 scale that all start at zero hand it on one after the other."""
 
 
-def check_initialisation(bench: Workbench) -> None:
+def check_initialisation(bench: Bench) -> None:
     """Freshly built weights are finite, differ between seeds, break symmetry, give finite loss and gradients, and
     within a few steps every weight matrix gets a gradient.
     """
@@ -64,18 +64,18 @@ def check_initialisation(bench: Workbench) -> None:
     )
 
 
-def _matrices(bench: Workbench, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _matrices(bench: Bench, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of ``tensors`` that are weights of more than one dimension in the reference, by its names."""
     alignment = transplant(bench).grafted[0].alignment
     return {n: t for n, t in alignment.to_reference(tensors).items() if t.ndim >= 2 and t.numel() > 64}
 
 
-def _named(bench: Workbench, names: Sequence[str]) -> str:
+def _named(bench: Bench, names: Sequence[str]) -> str:
     alignment = transplant(bench).grafted[0].alignment
     return ", ".join(", ".join(alignment.subject_names(name)) for name in names[:5])
 
 
-def _check_seed(bench: Workbench, model: nn.Module) -> None:
+def _check_seed(bench: Bench, model: nn.Module) -> None:
     """After the same seeds it starts with the same values, and every value is given.
 
     ``model`` was built from ``bench.seed + 1``. What is left uninitialised is NaN under torch's deterministic mode,
@@ -107,7 +107,7 @@ def filled_with_nan() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
-def _check_learning(bench: Workbench, model: nn.Module) -> float:
+def _check_learning(bench: Bench, model: nn.Module) -> float:
     """Returns the first batch's loss. The model is moved by `STEPS` small steps where they are needed."""
     model.train()
     images = bench.images(4, bench.small_side(), seed=47).float()
@@ -149,7 +149,7 @@ def small_step(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
             parameter.sub_(gradients[name], alpha=0.1 / length)
 
 
-def _check_statistics(bench: Workbench, model: nn.Module) -> None:
+def _check_statistics(bench: Bench, model: nn.Module) -> None:
     """Running statistics start at mean 0 and variance 1, so that eval mode works before the first training step."""
     grafted = transplant(bench).grafted[0]
     fresh = {n: b.double() for n, b in model.named_buffers() if b.is_floating_point()}
@@ -162,7 +162,7 @@ def _check_statistics(bench: Workbench, model: nn.Module) -> None:
                 )
 
 
-def _check_spread(bench: Workbench, model: nn.Module) -> None:
+def _check_spread(bench: Bench, model: nn.Module) -> None:
     """No convolution or linear layer starts with weights so large that they swamp every step that is taken, or so small
     that nothing comes of it."""
     grafted = transplant(bench).grafted[0]
@@ -175,7 +175,7 @@ def _check_spread(bench: Workbench, model: nn.Module) -> None:
             expect_spread(bench.who, ", ".join(grafted.alignment.subject_names(f"{name}.weight")), weight, groups)
 
 
-def _check_scales(bench: Workbench, model: nn.Module) -> None:
+def _check_scales(bench: Bench, model: nn.Module) -> None:
     """The scales of a norm start near one, or all at zero at a residual branch's end."""
     grafted = transplant(bench).grafted[0]
     starts = grafted.alignment.to_reference({n: p.detach() for n, p in model.named_parameters()})

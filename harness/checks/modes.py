@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.checks.behaviour import _bound, _forward, _same
+from harness.bench.bench import Bench
+from harness.bench.passes import float64_logits
+from harness.bench.tolerances import expect_same_logits
+from harness.bench.weight_transplant import rounding_bound, transplant
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
-from harness.transplant import transplant
-from harness.workbench import Workbench
 
 
-def check_mode_switch(bench: Workbench) -> None:
+def check_mode_switch(bench: Bench) -> None:
     """``eval()`` leaves no trace: parameters and buffers stay, eval logits after ``train()`` and ``eval()`` are as
     before, and what ran under ``inference_mode`` can still be trained.
     """
     model = transplant(bench).subject
     images = bench.images(4, bench.small_side(), seed=28)
     buffers = {n: b.clone() for n, b in model.named_buffers()}
-    expected = _forward(bench, model, images)
+    expected = float64_logits(bench, model, images)
     moved = [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
     assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
     before = dict(model.named_parameters())
@@ -28,7 +29,7 @@ def check_mode_switch(bench: Workbench) -> None:
     _expect_frozen_norms_to_be_used(bench, model, images)
     model.train()
     model.eval()
-    got = _forward(bench, model, images)
+    got = float64_logits(bench, model, images)
     model.train()
     other = [n for n, p in model.named_parameters() if before.get(n) is not p]
     model.eval()
@@ -36,19 +37,19 @@ def check_mode_switch(bench: Workbench) -> None:
         f"{bench.who}: train() and eval() put new parameters in the place of {', '.join(other[:5])}; an optimizer made "
         "before goes on with the old ones"
     )
-    _same(bench, "after train() and eval()", got, expected, _bound(bench))
+    expect_same_logits(bench, "after train() and eval()", got, expected, rounding_bound(bench))
     with torch.enable_grad(), Float64Mode():
         tracked = bench.logits(model, images).detach()
-    _same(bench, "with gradients recorded", tracked, expected, _bound(bench))
+    expect_same_logits(bench, "with gradients recorded", tracked, expected, rounding_bound(bench))
     with torch.no_grad():  # as it is, since inference mode hides from the harness what is cast to float32 on purpose
         plain = bench.logits(model, images).clone()
     with torch.inference_mode():
         inferred = bench.logits(model, images).clone()
-    _same(bench, "under inference_mode", inferred, plain, _bound(bench))
+    expect_same_logits(bench, "under inference_mode", inferred, plain, rounding_bound(bench))
     _expect_trainable_after_inference(bench, images.float())
 
 
-def _expect_training_restored(bench: Workbench) -> None:
+def _expect_training_restored(bench: Bench) -> None:
     """A new network that is evaluated once trains as before: the same parameters learn, and the same is drawn."""
     model = bench.small_copy().train()
     images = bench.images(4, bench.small_side(), seed=33).float()
@@ -76,7 +77,7 @@ def _expect_training_restored(bench: Workbench) -> None:
     )
 
 
-def _expect_norms_to_freeze(bench: Workbench) -> None:
+def _expect_norms_to_freeze(bench: Bench) -> None:
     """BatchNorms that are put into eval mode, as fine-tuning does, keep their statistics while the rest trains."""
     model = bench.small_copy().train()
     kind = nn.modules.batchnorm._BatchNorm
@@ -93,14 +94,14 @@ def _expect_norms_to_freeze(bench: Workbench) -> None:
     )
 
 
-def _expect_frozen_norms_to_be_used(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+def _expect_frozen_norms_to_be_used(bench: Bench, model: nn.Module, images: Tensor) -> None:
     """Where every norm is a BatchNorm in eval mode and nothing is drawn, train mode computes what eval mode does."""
     made = transplant(bench)
     kind = nn.modules.batchnorm._BatchNorm
     norms = [m for m in model.modules() if isinstance(m, kind) and m is not model]
     if not norms or len(norms) != sum(isinstance(m, kind) for m in made.grafted[0].model.modules()):
         return
-    expected = _forward(bench, model, images)
+    expected = float64_logits(bench, model, images)
     model.train()
     try:
         for norm in norms:
@@ -110,10 +111,12 @@ def _expect_frozen_norms_to_be_used(bench: Workbench, model: nn.Module, images: 
     finally:
         model.eval()
     if not randomness.draws:
-        _same(bench, "in train mode with every BatchNorm in eval mode", got, expected, _bound(bench))
+        expect_same_logits(
+            bench, "in train mode with every BatchNorm in eval mode", got, expected, rounding_bound(bench)
+        )
 
 
-def _expect_trainable_after_inference(bench: Workbench, images: Tensor) -> None:
+def _expect_trainable_after_inference(bench: Bench, images: Tensor) -> None:
     """A model that validates before it trains: nothing made under ``inference_mode`` may be kept for training."""
     model = bench.small_copy().eval()
     with torch.inference_mode():

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from harness.bench.bench import CLASSES, Bench, seeded
+from harness.bench.drawn_examples import describe_failure, examples, forward_line, image_sizes
 from harness.numerics.shape_trace import ShapeTrace
-from harness.reproduce import describe_failure, forward_line
-from harness.strategies import examples, image_sizes
-from harness.workbench import CLASSES, Workbench, seeded
 
 CLASS_COUNTS = (1, 2, CLASSES, 37, 1000)
 CHANNEL_COUNTS = (1, 2, 3, 4, 13)
@@ -21,7 +20,7 @@ BATCH_IN_TRAINING = 65
 """More images than the checks with values train on."""
 
 
-def check_shapes(bench: Workbench) -> None:
+def check_shapes(bench: Bench) -> None:
     """On the meta device, over drawn batch, height, width, ``num_classes`` and ``in_channels``: logits are
     (batch, classes) of float32, and every stage's feature map appears with its published width and stride.
     """
@@ -70,7 +69,7 @@ def check_shapes(bench: Workbench) -> None:
 
 
 def _expect_same_network(
-    bench: Workbench,
+    bench: Bench,
     models: Mapping[tuple[int, int], nn.Module],
     operations: Mapping[tuple[int, int], Mapping[str, int]],
 ) -> None:
@@ -99,7 +98,7 @@ def _expect_same_network(
             )
 
 
-def _expect_size_followed(bench: Workbench) -> None:
+def _expect_size_followed(bench: Bench) -> None:
     """Built for another image size, a network with positions has one for each patch and the class token."""
     patch, keyword = bench.architecture.patch, bench.size_keyword
     if patch is None or keyword is None:
@@ -117,7 +116,7 @@ def _expect_size_followed(bench: Workbench) -> None:
         )
 
 
-def _expect_stages_in_training(bench: Workbench, model: nn.Module) -> None:
+def _expect_stages_in_training(bench: Bench, model: nn.Module) -> None:
     """In train mode too every stage has its published shape, at the published size and beyond."""
     side = bench.architecture.input_size
     sides = (side,) if bench.architecture.patch is not None else (side, 2 * side + 1)
@@ -135,7 +134,7 @@ def _expect_stages_in_training(bench: Workbench, model: nn.Module) -> None:
         model.eval()
 
 
-def check_shapes_on_values(bench: Workbench) -> None:
+def check_shapes_on_values(bench: Bench) -> None:
     """The same on the CPU with real values and small sizes: shape, dtype and finiteness."""
     models: dict[int, nn.Module] = {}
     side = bench.small_side()
@@ -155,7 +154,7 @@ def check_shapes_on_values(bench: Workbench) -> None:
 
 
 def _check_one(
-    bench: Workbench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str
+    bench: Bench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str
 ) -> ShapeTrace:
     keywords = f"num_classes={classes}"
     if shape[1] != 3:

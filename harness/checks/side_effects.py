@@ -1,10 +1,22 @@
-"""What a subject does to the process around it: settings, generators, imports."""
+"""What a subject does to what is around it: settings, generators, imports, devices, its input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.bench.bench import CLASSES, Bench, seeded
+from harness.bench.passes import put_back
+from harness.bench.tolerances import relative
+from harness.bench.weight_transplant import transplant
+from harness.errors import first_line
+from harness.numerics.float64_mode import Float64Mode
 from harness.process.global_state import changes, draw, generators, restore, settings
 from harness.subjects.import_guard import import_changes
 
@@ -50,3 +62,157 @@ def expect_quiet_import(subject: Subject) -> None:
         f"{subject.who}: importing {subject.spec} changes the whole process: {'; '.join(found or ())}; "
         "expected other models to compute what they did before (keep such changes inside the model)"
     )
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Two instances built from different seeds, and a number from each generator right after each was built."""
+
+    models: tuple[nn.Module, nn.Module]
+    drawn: tuple[Mapping[str, float], Mapping[str, float]]
+
+
+def fresh(bench: Bench) -> Fresh:
+    """Built once for all checks of freshly built models; building is where global state is watched first."""
+
+    def make() -> Fresh:
+        before, models, drawn = settings(), [], []
+        try:
+            for start in (1, 2):
+                with generators(bench.seed + start):
+                    models.append(bench.build(CLASSES, seeding=False, **bench.size))
+                    drawn.append(draw())
+                expect_settings(bench.who, before, "building it")
+        finally:
+            restore(before)
+        return Fresh((models[0], models[1]), (drawn[0], drawn[1]))
+
+    built: Fresh = bench.shared("fresh", make)
+    return built
+
+
+def built_from(bench: Bench, start: int) -> nn.Module:
+    """As `fresh` builds it."""
+    with generators(bench.seed + start):
+        return bench.build(CLASSES, seeding=False, **bench.size)
+
+
+def check_global_state(bench: Bench) -> None:
+    """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
+    expect_quiet_import(bench.subject)
+    built = fresh(bench)
+    expect_seeds_to_hold(bench.who, built.drawn, "building it")
+    model, before = built.models[0], settings()
+    images = bench.images(4, bench.small_side(), seed=46).float()
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    drawn = []
+    try:
+        for start in (1, 2):
+            with generators(bench.seed + start):
+                bench.logits(model.eval(), images)  # under no_grad a change of the gradient mode would be undone
+                expect_settings(bench.who, before, "a forward pass in eval mode")
+                bench.backward(bench.logits(model.train(), images).sum())
+                expect_settings(bench.who, before, "a training step")
+                drawn.append(draw())
+    finally:
+        restore(before)
+        model.zero_grad(set_to_none=True)
+        put_back(model, buffers)
+    expect_seeds_to_hold(bench.who, drawn, "its forward pass")
+
+
+def check_input_untouched(bench: Bench) -> None:
+    """The input tensor is not modified, in eval and in train mode, with and without gradients; nor are gradients."""
+    _expect_gradients_kept(bench)
+    made = transplant(bench)
+    for train in (False, True):
+        for gradients in (False, True):
+            images = bench.images(4, made.side, seed=26)
+            kept = images.clone()
+            buffers = {n: b.clone() for n, b in made.subject.named_buffers()}
+            made.subject.train(train)
+            try:
+                with torch.set_grad_enabled(gradients), Float64Mode(), seeded(bench.seed):
+                    bench.logits(made.subject, images)
+            finally:
+                made.subject.eval()
+                put_back(made.subject, buffers)
+            assert torch.equal(images, kept), (
+                f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
+                f"{relative(images, kept):.1e} (an in-place operation on the input)"
+            )
+
+
+def _expect_gradients_kept(bench: Bench) -> None:
+    """A forward pass leaves the gradients that earlier passes have gathered."""
+    model = bench.small_copy().train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    bench.logits(model, bench.images(2, bench.small_side(), seed=35).float())
+    gone = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad == 1).all())]
+    assert not gone, (
+        f"{bench.who}: a forward pass in train mode changes or clears the gradients of {', '.join(gone[:5])}; expected "
+        "them to stay: micro-batches add up"
+    )
+
+
+ELSEWHERE = "cuda"
+"""Fake tensors know the rules of devices without having one."""
+APART = "two devices"
+"""In the message of torch, and of its fake tensors, where an operation meets tensors of different devices."""
+
+
+def check_device(bench: Bench) -> None:
+    """Built on the CPU and moved by ``.to("cuda")``, it runs on images that are there, in train and in eval mode.
+
+    No GPU is needed: the tensors are fake, with a device, a shape and a dtype, but no values. What depends on values
+    can't be followed so, and is left to the GPU; what meets a tensor of another device is a fault everywhere.
+    """
+    for train in (True, False):
+        model, images = bench.small_copy().train(train), bench.images(2, bench.small_side(), seed=47).float()
+        mode: TorchDispatchMode = FakeTensorMode(allow_non_fake_inputs=True)
+        try:
+            with mode:
+                with _Lowered() as here:
+                    bench.logits(model, images)
+                model.to(ELSEWHERE)
+                with _Lowered() as there:
+                    logits = bench.logits(model, images.to(ELSEWHERE))
+        except Exception as error:
+            cause = error.__cause__ or error
+            if APART not in f"{error} {cause}":
+                bench.notes["device"] = f"not followed: {type(cause).__name__}"
+                return
+            raise AssertionError(
+                f"{bench.who}: moved from the CPU by .to({ELSEWHERE!r}), in {'train' if train else 'eval'} mode it "
+                f"meets tensors of two devices ({first_line(cause)}); expected everything on the images' device: a "
+                "tensor that is neither parameter nor buffer stays behind, or one is made on the CPU"
+            ) from error
+        assert logits.device.type == ELSEWHERE, (
+            f"{bench.who}: moved by .to({ELSEWHERE!r}) it returns logits on {logits.device}; expected them on "
+            f"{torch.device(ELSEWHERE)}, where the images are"
+        )
+        lowered = {n: t for n, t in there.operations.items() if n not in here.operations}
+        assert not lowered, (
+            f"{bench.who}: moved by .to({ELSEWHERE!r}), in {'train' if train else 'eval'} mode it computes "
+            f"{', '.join(f'{n} in {t}' for n, t in sorted(lowered.items())[:3])}, which on the CPU it does not; "
+            "expected float32 on every device where float32 is asked for"
+        )
+
+
+class _Lowered(TorchDispatchMode):
+    """Operations that give numbers of half precision, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: dict[str, str] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Note what an operation gives; pass it on."""
+        out = func(*args, **(kwargs or {}))
+        first = out[0] if isinstance(out, tuple | list) and out else out
+        if isinstance(first, Tensor) and first.dtype in (torch.float16, torch.bfloat16):
+            self.operations[func.overloadpacket.__name__] = str(first.dtype).removeprefix("torch.")
+        return out

@@ -1,10 +1,17 @@
-"""Clocks: how long one step takes, on the CPU and on CUDA."""
+"""Clocks: how long one step takes, on the CPU and on CUDA.
+
+What is switched off while steps are timed, and back on afterwards.
+"""
 
 from __future__ import annotations
 
+import cProfile
+import gc
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -107,3 +114,27 @@ def possible(seconds: float, clock: str) -> float:
             f"clock {clock}: a step took {seconds!r} s; no work takes that, so no time of it can be trusted"
         )
     return seconds
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No cyclic garbage collection, and no Python tracer or profiler (coverage, debuggers), for all contenders alike.
+
+    pytest-benchmark pauses tracers around the one function that it times only; the contenders that run between its
+    rounds need the same, or the ratio would measure the tracer.
+    """
+    collecting, tracer, profiler = gc.isenabled(), sys.gettrace(), sys.getprofile()
+    gc.collect()
+    gc.disable()
+    sys.settrace(None)
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        if isinstance(profiler, cProfile.Profile):
+            profiler.enable()  # it is no callable, which is all that sys.setprofile takes
+        else:
+            sys.setprofile(profiler)
+        sys.settrace(tracer)
+        if collecting:
+            gc.enable()

@@ -5,14 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Progress(Protocol):
-    """Told what is under way, and how much of it is done."""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """``done`` of ``total`` rounds of ``what``."""
-        ...
-
-
 class Terminal(Protocol):
     """The part of pytest's terminal reporter that is used."""
 
@@ -32,10 +24,6 @@ class Terminal(Protocol):
     def write_line(self, line: str) -> None:
         """Write a line."""
         ...
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 class TerminalProgress:

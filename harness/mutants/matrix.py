@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.checks import SHARED
+from harness.checks.registry import SHARED
 from harness.mutants.catalogue import mutants, rewritings
 from harness.mutants.evidence import VISIBLE
 from harness.mutants.mutant import Mutant, Rewriting, Variant

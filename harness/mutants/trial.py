@@ -12,13 +12,13 @@ from typing import Literal
 import pytest
 from hypothesis import settings
 
-from harness.checks import check_names, find_check
+from harness.bench.bench import Bench
+from harness.bench.drawn_examples import PROFILE, register_profiles
+from harness.checks.registry import check_names, find_check
 from harness.errors import first_line
 from harness.mutants.mutant import Variant
 from harness.process.global_state import preserved
 from harness.process.memory_reuse import with_room
-from harness.strategies import PROFILE, register_profiles
-from harness.workbench import Workbench
 
 Outcome = Literal["passed", "failed", "skipped", "error"]
 FEW_EXAMPLES = "mutants"
@@ -46,14 +46,14 @@ def load_profile() -> None:
 def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[Verdict]:
     """Run the checks (by default all that apply) on ``variant``; global settings are put back after each."""
     with preserved():
-        bench = Workbench(variant.subject())
+        bench = Bench(variant.subject())
         try:
             return [_judge(bench, name) for name in (checks or check_names(variant.family, variant.architecture))]
         finally:
             bench.close()
 
 
-def _judge(bench: Workbench, name: str) -> Verdict:
+def _judge(bench: Bench, name: str) -> Verdict:
     outcome: Outcome = "passed"
     message = ""
     start = time.perf_counter()

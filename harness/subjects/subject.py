@@ -80,7 +80,7 @@ class Subject:
     def keyword(self, candidates: Sequence[str]) -> str | None:
         """Which of these keywords the factory names in its signature; None where it names none.
 
-        A factory that takes ``**kwargs`` is asked by `harness.workbench`, which can see whether the keyword acts.
+        A factory that takes ``**kwargs`` is asked by `harness.bench.bench`, which can see whether the keyword acts.
         """
         try:
             parameters = inspect.signature(self.factory).parameters

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from harness.bench.bench import Bench
 from harness.subjects.facts import Architecture, Family
 from harness.subjects.subject import Subject
-from harness.workbench import Workbench
 
 
 def architecture(**facts: Any) -> Architecture:
@@ -47,6 +47,6 @@ def subject_of(factory: Callable[..., Any], **facts: Any) -> Subject:
     )
 
 
-def bench_of(factory: Callable[..., Any], **facts: Any) -> Workbench:
+def bench_of(factory: Callable[..., Any], **facts: Any) -> Bench:
     """``factory`` on a bench of its own."""
-    return Workbench(subject_of(factory, **facts))
+    return Bench(subject_of(factory, **facts))

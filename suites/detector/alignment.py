@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
+from harness.bench.passes import load, state
 from harness.errors import SubjectError, first_line
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.fast_conv import FastConv
 from harness.numerics.float64_mode import Float64Mode
-from harness.transplant import load, state
-from harness.workbench import Workbench
 from reference.alignment import Alignment, AlignmentError, align
 from reference.localise import first_deviation
 from reference.torchvision_detector import LIBRARY, assembled, torchvision_builder
@@ -124,7 +124,7 @@ def _enough(model: nn.Module) -> int:
     return max(2, math.ceil(32 / cells))
 
 
-def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32) -> Twins:
+def twins(bench: Bench, *, min_size: int, max_size: int, divisible: int = 32) -> Twins:
     """Both built for images of a size, with the same weights. Raises SubjectError where layers don't correspond.
 
     Skips where the subject is torchvision's own builder.
@@ -142,13 +142,13 @@ def twins(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 32
     return made
 
 
-def _filled(bench: Workbench, reference: Dense) -> dict[str, Tensor]:
+def _filled(bench: Bench, reference: Dense) -> dict[str, Tensor]:
     """Two passes through the reference, which the checks for images of one size share."""
     fill(reference, bench.seed)
     return {name: tensor.clone() for name, tensor in state(reference).items()}
 
 
-def _built(bench: Workbench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:
+def _built(bench: Bench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:
     subject, widths = build(bench, min_size=min_size, max_size=max_size, divisible=0 if divisible == 32 else divisible)
     sizes = {"min_size": min_size, "max_size": max_size, "size_divisible": divisible}
     trunk = bench.architecture.facts.get("trunk")
@@ -160,7 +160,7 @@ def _built(bench: Workbench, min_size: int, max_size: int, divisible: int) -> tu
     return Dense(subject).eval(), Dense(reference.double()).eval()
 
 
-def _aligned(bench: Workbench) -> Alignment:
+def _aligned(bench: Bench) -> Alignment:
     subject, reference = _built(bench, min(SIDES), max(SIDES), 32)
     fill(reference, bench.seed)
     sample = torch.rand(1, 3, *SIDES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -178,6 +178,6 @@ def _aligned(bench: Workbench) -> Alignment:
         ) from error
 
 
-def _names(bench: Workbench) -> dict[str, str] | None:
+def _names(bench: Bench) -> dict[str, str] | None:
     given = bench.subject.state_dict_map()
     return {f"net.{a}": f"net.{b}" for a, b in given.items()} if given else None

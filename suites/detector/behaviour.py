@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
 from harness.errors import SubjectError, first_line
-from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, Detections, build, detect, images, losses, ready, target
 
 SIZES = ((256, 256), (200, 264), (333, 500))
@@ -16,7 +16,7 @@ EXACT = 1e-6
 ANNOTATED = ([[4.0, 6.0, 40.0, 50.0], [10.0, 8.0, 60.0, 62.0]], [1, 3])
 
 
-def check_detector_interface(bench: Workbench) -> None:
+def check_detector_interface(bench: Bench) -> None:
     """Detections are finite, inside the image, labelled from 1, with scores from 0 to 1, best first."""
     model = ready(bench)
     for size in ((64, 64), (48, 100), (100, 48)):
@@ -29,7 +29,7 @@ def check_detector_interface(bench: Workbench) -> None:
     _check_other_keys(bench, model, values)
 
 
-def _check_other_keys(bench: Workbench, model: nn.Module, values: dict[str, Tensor]) -> None:
+def _check_other_keys(bench: Bench, model: nn.Module, values: dict[str, Tensor]) -> None:
     """What data sets add to a target (a number, an area, a crowd) changes no loss, and in eval mode targets nothing."""
     given = images(bench, (64, 64), (64, 64))
     extra = {"image_id": torch.tensor(7), "area": torch.tensor([1.0, 2.0]), "iscrowd": torch.tensor([1, 0])}
@@ -55,7 +55,7 @@ def _check_other_keys(bench: Workbench, model: nn.Module, values: dict[str, Tens
         _same(bench, got, expected, f"image {number} in eval mode with targets and without")
 
 
-def sound(bench: Workbench, found: dict[str, Tensor], size: tuple[int, int]) -> None:
+def sound(bench: Bench, found: dict[str, Tensor], size: tuple[int, int]) -> None:
     """Raise AssertionError where these are no detections of an image of ``size`` (height, width)."""
     boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
     height, width = size
@@ -81,7 +81,7 @@ def sound(bench: Workbench, found: dict[str, Tensor], size: tuple[int, int]) -> 
     assert bool((scores[1:] <= scores[:-1]).all()), f"{where}: detections are not in falling order of score"
 
 
-def check_image_sizes(bench: Workbench) -> None:
+def check_image_sizes(bench: Bench) -> None:
     """Square, not square, and no multiple of any stride, unscaled."""
     for size in SIZES:
         model = bench.shared(f"sized_{size}", lambda s=size: ready(bench, min_size=min(s), max_size=max(s)))
@@ -89,7 +89,7 @@ def check_image_sizes(bench: Workbench) -> None:
         sound(bench, found, size)
 
 
-def check_images_without_boxes(bench: Workbench) -> None:
+def check_images_without_boxes(bench: Bench) -> None:
     """Box losses are zero, the others are not, and every parameter has a gradient, as distributed training needs."""
     model = ready(bench)
     values = losses(bench, model, images(bench, (64, 64), (64, 64)), [target([], [])] * 2)
@@ -105,7 +105,7 @@ def check_images_without_boxes(bench: Workbench) -> None:
     assert not without, f"{bench.who}: no gradient on images without boxes for {', '.join(without[:5])}"
 
 
-def check_detector_batch(bench: Workbench) -> None:
+def check_detector_batch(bench: Bench) -> None:
     """An image's detections are the same alone and with others of its size, whatever their order."""
     model = ready(bench)
     given = images(bench, (64, 96), (64, 96), (64, 96))
@@ -115,7 +115,7 @@ def check_detector_batch(bench: Workbench) -> None:
         _same(bench, together[number], alone, f"image {number} of a batch of 3 and alone")
 
 
-def _same(bench: Workbench, got: dict[str, Tensor], expected: dict[str, Tensor], what: str, scale: float = 1.0) -> None:
+def _same(bench: Bench, got: dict[str, Tensor], expected: dict[str, Tensor], what: str, scale: float = 1.0) -> None:
     count, wanted = len(got["boxes"]), len(expected["boxes"])
     assert count == wanted, f"{bench.who}: {what}: {count} and {wanted} detections"
     for key in ("scores", "boxes"):
@@ -125,7 +125,7 @@ def _same(bench: Workbench, got: dict[str, Tensor], expected: dict[str, Tensor],
     assert bool((got["labels"] == expected["labels"]).all()), f"{bench.who}: {what}: labels differ"
 
 
-def check_rescaled_boxes(bench: Workbench) -> None:
+def check_rescaled_boxes(bench: Bench) -> None:
     """One colour at two sizes is one image after resizing: boxes scale with the size that was given."""
     model = ready(bench)
     colour = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)[:, None, None]
@@ -133,7 +133,7 @@ def check_rescaled_boxes(bench: Workbench) -> None:
     _same(bench, large, small, "one colour at 64x32 and 256x128, boxes scaled by 4", scale=4.0)
 
 
-def check_non_finite_images(bench: Workbench) -> None:
+def check_non_finite_images(bench: Bench) -> None:
     """NaN in the heads' input may be refused, and never comes out as a detection, nor changes another image's."""
     model = ready(bench)
     clean, spoilt = images(bench, (64, 64))[0], torch.full((3, 64, 64), float("nan"), dtype=torch.float64)
@@ -156,7 +156,7 @@ def check_non_finite_images(bench: Workbench) -> None:
         assert finite, f"{bench.who}: an image of NaN gave detections with {key} that are not finite; expected none"
 
 
-def _refused(bench: Workbench, boxes: list[list[float]], labels: list[int]) -> bool:
+def _refused(bench: Bench, boxes: list[list[float]], labels: list[int]) -> bool:
     model = ready(bench)
     try:
         losses(bench, model, images(bench, (64, 64), (64, 64)), [target(*ANNOTATED), target(boxes, labels)])
@@ -165,7 +165,7 @@ def _refused(bench: Workbench, boxes: list[list[float]], labels: list[int]) -> b
     return False
 
 
-def check_degenerate_targets(bench: Workbench) -> None:
+def check_degenerate_targets(bench: Bench) -> None:
     """A box without width or height, and one with its corners exchanged, are refused rather than trained on."""
     for what, box in (
         ("of no width", [10.0, 10.0, 10.0, 20.0]),
@@ -176,7 +176,7 @@ def check_degenerate_targets(bench: Workbench) -> None:
         assert _refused(bench, [box], [1]), f"{bench.who}: a target box {what}, {box}, was accepted"
 
 
-def check_wrong_targets(bench: Workbench) -> None:
+def check_wrong_targets(bench: Bench) -> None:
     """Labels that are no class, NaN, and boxes outside the image are refused."""
     inside = [10.0, 10.0, 30.0, 30.0]
     cases = (
@@ -198,7 +198,7 @@ def check_wrong_targets(bench: Workbench) -> None:
     raise AssertionError(f"{bench.who}: two images with one target were accepted")
 
 
-def check_per_class_suppression(bench: Workbench) -> None:
+def check_per_class_suppression(bench: Bench) -> None:
     """Where all classes score the same on the same boxes, each class keeps the same boxes."""
     model, _ = build(bench, min_size=32, max_size=64)
     widths = {CLASSES, 4 * CLASSES, 5 * CLASSES}  # of the class scores, of the offsets, of both in one

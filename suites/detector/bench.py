@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
 from harness.errors import SubjectError, first_line
 from harness.numerics.fast_conv import FastConv
 from harness.process.global_state import generators
-from harness.workbench import Workbench
 
 CLASSES = 5
 """Background included."""
@@ -19,7 +19,7 @@ SMALL = {"width": 16, "hidden": 32}
 Detections = list[dict[str, Tensor]]
 
 
-def build(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 0) -> tuple[nn.Module, dict[str, int]]:
+def build(bench: Bench, *, min_size: int, max_size: int, divisible: int = 0) -> tuple[nn.Module, dict[str, int]]:
     """A float64 detector in eval mode without downloaded weights, and the widths that it has.
 
     It is narrow where the factory takes ``width`` and ``hidden``. Raises SubjectError.
@@ -41,14 +41,14 @@ def build(bench: Workbench, *, min_size: int, max_size: int, divisible: int = 0)
     return bench.build(CLASSES, **keywords).double().eval(), own
 
 
-def library_settings(bench: Workbench) -> dict[str, Any]:
+def library_settings(bench: Bench) -> dict[str, Any]:
     """Keywords of a library's detector that keep it small, where the subject's factory takes them."""
     settings: dict[str, Any] = bench.architecture.facts.get("settings", {})
     takes = bench.subject.takes_any_keyword() or all(bench.subject.keyword((k,)) for k in settings)
     return settings if takes else {}
 
 
-def ready(bench: Workbench, *, min_size: int = 64, max_size: int = 128) -> nn.Module:
+def ready(bench: Bench, *, min_size: int = 64, max_size: int = 128) -> nn.Module:
     """A detector that detects something: a prior that favours background is taken out of its biases."""
     model, _ = build(bench, min_size=min_size, max_size=max_size)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def ready(bench: Workbench, *, min_size: int = 64, max_size: int = 128) -> nn.Mo
     return model
 
 
-def images(bench: Workbench, *sizes: tuple[int, int]) -> list[Tensor]:
+def images(bench: Bench, *sizes: tuple[int, int]) -> list[Tensor]:
     """Float64 noise with values from 0 to 1."""
     generator = torch.Generator().manual_seed(1000 * bench.seed + 7)
     return [torch.rand(3, *size, generator=generator, dtype=torch.float64) for size in sizes]
@@ -72,7 +72,7 @@ def target(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> dict[str,
     }
 
 
-def detect(bench: Workbench, model: nn.Module, given: Sequence[Tensor]) -> Detections:
+def detect(bench: Bench, model: nn.Module, given: Sequence[Tensor]) -> Detections:
     """In eval mode. Raises SubjectError where it raises or gives no list of dicts."""
     shapes = [tuple(i.shape[1:]) for i in given]
     try:
@@ -92,7 +92,7 @@ def detect(bench: Workbench, model: nn.Module, given: Sequence[Tensor]) -> Detec
 
 
 def losses(
-    bench: Workbench,
+    bench: Bench,
     model: nn.Module,
     given: Sequence[Tensor],
     targets: Sequence[Mapping[str, Tensor]],

@@ -7,10 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
+from harness.bench.drawn_examples import describe_failure, examples
 from harness.errors import SubjectError
-from harness.reproduce import describe_failure
-from harness.strategies import examples
-from harness.workbench import Workbench
 from suites.detector.behaviour import sound
 from suites.detector.bench import CLASSES, detect, images, losses, ready, target
 
@@ -21,7 +20,7 @@ PLAIN: Drawn = [(64, 96, 1), (65, 47, 0), (40, 120, 3)]
 ONE = st.tuples(st.integers(33, 200), st.integers(33, 200), st.integers(0, 6))
 
 
-def check_detector_shapes(bench: Workbench) -> None:
+def check_detector_shapes(bench: Bench) -> None:
     """Per image a list entry of sound detections in its own coordinates; in training the same finite scalars, however
     many images and boxes there are; and images and targets are left as they were given."""
     model = bench.shared("drawn", lambda: ready(bench))
@@ -43,7 +42,7 @@ def check_detector_shapes(bench: Workbench) -> None:
     describe_failure(bench, shapes)
 
 
-def _check_one(bench: Workbench, model: nn.Module, drawn: Drawn, keys: set[str]) -> None:
+def _check_one(bench: Bench, model: nn.Module, drawn: Drawn, keys: set[str]) -> None:
     given_images = images(bench, *((height, width) for height, width, _ in drawn))
     targets = [_annotated(number, *one) for number, one in enumerate(drawn)]
     before = [image.clone() for image in given_images], [t["boxes"].clone() for t in targets]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from harness.bench.bench import Bench
 from harness.errors import SubjectError
-from harness.workbench import Workbench
 from suites.detector.behaviour import ANNOTATED, EXACT
 from suites.detector.bench import CLASSES, SMALL, detect, images, losses, target
 
 TRAINABLE = ("trainable", "trainable_backbone_layers", "trainable_layers")
 
 
-def _with(bench: Workbench, **keywords: object) -> nn.Module | None:
+def _with(bench: Bench, **keywords: object) -> nn.Module | None:
     """A small float64 detector, or None where the factory has no such keywords, or takes other values for them."""
     size = {"min_size": 64, "max_size": 128}
     for extra in (SMALL, {}):
@@ -28,13 +28,13 @@ def _with(bench: Workbench, **keywords: object) -> nn.Module | None:
     return None
 
 
-def _switch(bench: Workbench, keyword: str) -> bool:
+def _switch(bench: Bench, keyword: str) -> bool:
     """Whether the keyword is one for on and off."""
     parameter = inspect.signature(bench.subject.factory).parameters.get(keyword)
     return parameter is not None and isinstance(parameter.default, bool)
 
 
-def check_frozen_stages(bench: Workbench) -> None:
+def check_frozen_stages(bench: Bench) -> None:
     """What is frozen by the factory's keyword stays bit for bit in a training step, running statistics included."""
     keyword = bench.subject.keyword(TRAINABLE)
     model = _with(bench, **{keyword: 2}) if keyword and not _switch(bench, keyword) else None
@@ -62,7 +62,7 @@ def check_frozen_stages(bench: Workbench) -> None:
     )
 
 
-def check_frozen_norm(bench: Workbench) -> None:
+def check_frozen_norm(bench: Bench) -> None:
     """With the same weights, every norm of a detector with frozen norms gives what BatchNorm does in eval mode, and a
     training step moves no statistic."""
     models = [_with(bench, norm=n) for n in ("batch", "frozen")] if bench.subject.keyword(("norm",)) else []
@@ -91,7 +91,7 @@ def check_frozen_norm(bench: Workbench) -> None:
     assert not moved, f"{bench.who}: with norm='frozen' a pass in train mode changes {', '.join(moved[:4])}"
 
 
-def _outputs(bench: Workbench, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
+def _outputs(bench: Bench, model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
     """What the modules of these names give for one image, in eval mode."""
     kept: dict[str, torch.Tensor] = {}
     handles = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.detector.alignment import twins
 from suites.detector.bench import detect, images, ready
 
@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 96, 160
 OFFSETS = "net.roi_heads.box_predictor.bbox_pred"
 
 
-def check_half_precision_boxes(bench: Workbench) -> None:
+def check_half_precision_boxes(bench: Bench) -> None:
     """Under autocast to bfloat16 boxes are decoded in float32, in both stages: a coordinate above 256 has steps of 2 px
     in bfloat16. For the first stage, the second's offsets are zero, so that detections are proposals."""
     _expect_float32(bench, ready(bench, min_size=HEIGHT, max_size=2 * HEIGHT), "the boxes'")
@@ -25,7 +25,7 @@ def check_half_precision_boxes(bench: Workbench) -> None:
     _expect_float32(bench, made.subject.net, "the proposals'")
 
 
-def _expect_float32(bench: Workbench, model: nn.Module, whose: str) -> None:
+def _expect_float32(bench: Bench, model: nn.Module, whose: str) -> None:
     given = [image.float() for image in images(bench, (HEIGHT, WIDTH))]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (found,) = detect(bench, model.float(), given)

@@ -8,11 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from harness.checks.behaviour import PASSES
+from harness.bench.bench import Bench
+from harness.checks.independence import PASSES
+from harness.checks.saving import expect_strict
 from harness.checks.side_effects import expect_quiet_import, expect_seeds_to_hold, expect_settings
-from harness.checks.state import expect_strict
 from harness.process.global_state import draw, generators, restore, settings
-from harness.workbench import Workbench
 from suites.detector.bench import detect, images, losses, ready, target
 
 ANNOTATED = ([[4.0, 6.0, 40.0, 50.0]], [1])
@@ -23,7 +23,7 @@ def _alive() -> list[Tensor]:
     return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
 
 
-def check_kept_graph(bench: Workbench) -> None:
+def check_kept_graph(bench: Bench) -> None:
     """After a training step no tensor of its graph is alive, and neither training nor use leaves more and more."""
     model = ready(bench)
     given = images(bench, (64, 96))
@@ -47,7 +47,7 @@ def check_kept_graph(bench: Workbench) -> None:
         assert growth <= 0, f"{bench.who}: each pass in {mode} mode leaves {growth} tensors behind; expected none"
 
 
-def check_detector_state(bench: Workbench) -> None:
+def check_detector_state(bench: Bench) -> None:
     """Building and calling it changes no setting of the process and seeds no generator.
 
     A training pass leaves gradients that are there, and only a state of the same network is loaded.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from harness.bench.bench import Bench
 from harness.errors import SubjectError
-from harness.workbench import Workbench
 from suites.detector.alignment import Twins, twins
 from suites.detector.bench import detect, images, library_settings, losses, target
 
@@ -43,7 +43,7 @@ THRESHOLDS: tuple[Annotated, ...] = (
 )
 
 
-def _small(bench: Workbench) -> Twins:
+def _small(bench: Bench) -> Twins:
     return twins(bench, min_size=SIZE[0], max_size=SIZE[1])
 
 
@@ -53,7 +53,7 @@ def _relative(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12))
 
 
-def _compare(bench: Workbench, made: Twins, given: list[Tensor], where: str) -> None:
+def _compare(bench: Bench, made: Twins, given: list[Tensor], where: str) -> None:
     pairs = zip(detect(bench, made.subject.net, given), detect(bench, made.reference.net, given), strict=True)
     for number, (got, expected) in enumerate(pairs):
         assert len(expected["boxes"]) > 3, "the reference found next to nothing: nothing would be compared"
@@ -67,7 +67,7 @@ def _compare(bench: Workbench, made: Twins, given: list[Tensor], where: str) -> 
                 )
 
 
-def check_parity_detections(bench: Workbench) -> None:
+def check_parity_detections(bench: Bench) -> None:
     """Boxes, labels and scores; the first differing layer is named.
 
     Then for images as high as the first were wide, whose levels have as many cells, and for images twice as large,
@@ -82,7 +82,7 @@ def check_parity_detections(bench: Workbench) -> None:
 
 
 @torch.no_grad()
-def check_parity_scores(bench: Workbench) -> None:
+def check_parity_scores(bench: Bench) -> None:
     """Where scores lie on both sides of 0.05, and fewer than 100 are above it, those below are no detections."""
     made = _small(bench)
     bias = made.reference.get_parameter("net.roi_heads.box_predictor.cls_score.bias")
@@ -100,7 +100,7 @@ def check_parity_scores(bench: Workbench) -> None:
 
 
 @torch.no_grad()
-def check_parity_large_offsets(bench: Workbench) -> None:
+def check_parity_large_offsets(bench: Bench) -> None:
     """Where either stage asks for boxes e^5 times as wide, or as high, this is cut at 1000/16 = e^4.1.
 
     Their centres are moved by half of that, so that left or upper edges lie where the anchors' or proposals' do.
@@ -117,13 +117,13 @@ def check_parity_large_offsets(bench: Workbench) -> None:
             _compare(bench, made, images(bench, SIZE, SIZE), where)
 
 
-def check_parity_anchors(bench: Workbench) -> None:
+def check_parity_anchors(bench: Bench) -> None:
     """Detections on images of two sizes that are resized and padded, where every level has a stride of its own."""
     made = twins(bench, min_size=100, max_size=200)
     _compare(bench, made, images(bench, (100, 180), (75, 161)), "images of 180x100 and 161x75, resized to one batch")
 
 
-def check_parity_odd_sizes(bench: Workbench) -> None:
+def check_parity_odd_sizes(bench: Bench) -> None:
     """Detections on an image that is not padded, so that no level is twice as large as the next."""
     try:
         made = twins(bench, min_size=75, max_size=117, divisible=1)
@@ -135,7 +135,7 @@ def check_parity_odd_sizes(bench: Workbench) -> None:
 
 
 @torch.no_grad()
-def check_parity_large_boxes(bench: Workbench) -> None:
+def check_parity_large_boxes(bench: Bench) -> None:
     """Detections on an image so large that proposals, four times as wide and high as anchors, are read from P3, P4 and
     P5, and the best 1,000 of each level are chosen; and of these, where they are small, the best 1,000 of all."""
     for factor, what in ((4.0, "large"), (0.5, "small")):
@@ -148,7 +148,7 @@ def check_parity_large_boxes(bench: Workbench) -> None:
 
 
 def _losses(
-    bench: Workbench,
+    bench: Bench,
     model: nn.Module,
     annotated: Sequence[Annotated] = TARGETS,
     size: tuple[int, int] = SIZE,
@@ -158,7 +158,7 @@ def _losses(
     return losses(bench, model, given, [target(*t) for t in annotated])
 
 
-def compare_losses(bench: Workbench, got: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+def compare_losses(bench: Bench, got: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
     """Raise AssertionError naming the losses that are missing, too many or other than ``expected``."""
     missing = sorted(set(expected) ^ set(got))
     assert not missing, f"{bench.who}: losses {sorted(got)}; expected {sorted(expected)}"
@@ -171,7 +171,7 @@ def compare_losses(bench: Workbench, got: dict[str, Tensor], expected: dict[str,
     assert not wrong, f"{bench.who}: {where}, {'; '.join(wrong)} (equal: {', '.join(right) or 'none'})"
 
 
-def _comparable(bench: Workbench) -> Twins:
+def _comparable(bench: Bench) -> Twins:
     """Twins for small images whose losses depend on no draw and on the same statistics; skips where there are none."""
     if bench.architecture.facts.get("settings") and not library_settings(bench):
         pytest.skip("the factory does not take torchvision's keywords for how much is sampled: losses depend on draws")
@@ -181,7 +181,7 @@ def _comparable(bench: Workbench) -> Twins:
     return made
 
 
-def check_parity_losses(bench: Workbench) -> None:
+def check_parity_losses(bench: Bench) -> None:
     """Each of the four, in train mode, with an image that has no box; with a box inside another; and for two images
     that are enlarged, each by a factor of its own, and padded to one batch."""
     made = _comparable(bench)
@@ -195,7 +195,7 @@ def check_parity_losses(bench: Workbench) -> None:
 
 
 @torch.no_grad()
-def check_parity_thresholds(bench: Workbench) -> None:
+def check_parity_thresholds(bench: Bench) -> None:
     """Losses where an annotated box overlaps an anchor by exactly 0.7, 0.5 and 0.3; proposals are the anchors.
 
     All coordinates are whole numbers, so that these overlaps are the thresholds' nearest float64 in any order of
@@ -214,7 +214,7 @@ def check_parity_thresholds(bench: Workbench) -> None:
         compare_losses(bench, got, expected, f"with a box that overlaps an anchor by exactly {overlap}")
 
 
-def check_parity_detector_gradients(bench: Workbench) -> None:
+def check_parity_detector_gradients(bench: Bench) -> None:
     """Of each loss by itself, for every parameter: what a proposal's position must not carry shows here."""
     made = _comparable(bench)
     for parameter in (*made.subject.parameters(), *made.reference.parameters()):
@@ -241,7 +241,7 @@ def _gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)}
 
 
-def check_parity_detector_steps(bench: Workbench) -> None:
+def check_parity_detector_steps(bench: Bench) -> None:
     """Parameters and BatchNorm's statistics after five SGD steps with momentum and weight decay."""
     made = _small(bench)
     for model in (made.subject, made.reference):

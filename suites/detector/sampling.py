@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.detector.alignment import Twins, twins
 from suites.detector.bench import images, losses, target
 from suites.detector.parity import Annotated, compare_losses
@@ -43,13 +43,13 @@ def _level(made: Twins, layer: str, scores: Callable[[Tensor], Tensor]) -> None:
     made.share()
 
 
-def _compare(bench: Workbench, made: Twins, annotated: Annotated, side: int, name: str, where: str) -> None:
+def _compare(bench: Bench, made: Twins, annotated: Annotated, side: int, name: str, where: str) -> None:
     given, targets = images(bench, (side, side), (side, side)), [target(*annotated), target(*ONE)]
     got, expected = (losses(bench, m.net, given, targets) for m in (made.subject, made.reference))
     compare_losses(bench, {n: v for n, v in got.items() if n == name}, {name: expected[name]}, where)
 
 
-def check_parity_sampling(bench: Workbench) -> None:
+def check_parity_sampling(bench: Bench) -> None:
     """Of an image's anchors 256 are sampled, at most half of them positive; of its proposals, of which up to 2,000 per
     level and 2,000 together are kept, 512, at most a quarter positive."""
     made = twins(bench, min_size=SIDE, max_size=SIDE)
@@ -70,7 +70,7 @@ def check_parity_sampling(bench: Workbench) -> None:
     _compare(bench, made, SPREAD, LARGE, "loss_classifier", where)
 
 
-def check_random_sampling(bench: Workbench) -> None:
+def check_random_sampling(bench: Bench) -> None:
     """Other draws with another seed, the same ones with the same seed, in both stages."""
     made = twins(bench, min_size=2 * SIDE, max_size=2 * SIDE)
     given, targets = images(bench, (2 * SIDE, 2 * SIDE)), [target(*ONE)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
 from harness.checks.initialisation import STEPS, expect_spread, small_step
 from harness.process.global_state import generators
-from harness.workbench import Workbench
 from suites.detector.bench import CLASSES, images, losses, target
 
 LARGEST_LOSS = 10.0
@@ -16,12 +16,12 @@ HEIGHT, WIDTH = 32, 64
 """An image with so few anchors that every one is sampled, those of P7 too."""
 
 
-def _started(bench: Workbench, seed: int) -> nn.Module:
+def _started(bench: Bench, seed: int) -> nn.Module:
     with generators(seed):
         return bench.build(CLASSES, seeding=False, min_size=HEIGHT, max_size=WIDTH).train()
 
 
-def check_detector_start(bench: Workbench) -> None:
+def check_detector_start(bench: Bench) -> None:
     """Units of a layer start apart, at a customary width, and other under another seed; the first losses are moderate;
     within a few steps every weight gets a gradient."""
     model, other = (dict(_started(bench, bench.seed + n).named_parameters()) for n in range(2))
@@ -47,7 +47,7 @@ def _rows(weight: Tensor) -> Tensor:
     return (rows @ torch.rand(rows.shape[1], dtype=torch.float64, generator=generator))[rows.any(dim=1)]
 
 
-def _check_learning(bench: Workbench, model: nn.Module) -> None:
+def _check_learning(bench: Bench, model: nn.Module) -> None:
     given = [image.float() for image in images(bench, (HEIGHT, WIDTH), (HEIGHT, WIDTH))]
     targets = [target([[2, 3, 40, 28], [30, 4, 62, 20]], [1, 3]), target([[5, 1, 60, 30]], [2])]
     waiting = {n for n, p in model.named_parameters() if p.ndim >= 2 and p.requires_grad}

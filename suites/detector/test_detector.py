@@ -9,9 +9,9 @@ import pytest
 from harness.plugin import judge
 
 if TYPE_CHECKING:
-    from harness.workbench import Workbench
+    from harness.bench.bench import Bench
 
 
 @pytest.mark.filterwarnings("default")  # what a subject warns about is not what it is judged by
-def test_conformance(subject: Workbench, check: str) -> None:
+def test_conformance(subject: Bench, check: str) -> None:
     judge(subject, check)

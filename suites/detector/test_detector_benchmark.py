@@ -22,9 +22,9 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
     import torch
     from torch import nn
 
-    from harness.measure.interleave import BudgetError
-    from harness.measure.steps import Training, compare
-    from harness.workbench import seeded
+    from harness.bench.bench import seeded
+    from harness.measure.rounds import BudgetError
+    from harness.measure.training_steps import TimedStep, compare
     from reference.torchvision_detector import assembled, state_as_assembled
     from suites.detector.model import detector_resnet50
 
@@ -52,7 +52,7 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
 
     def training(model: nn.Module) -> Callable[[], None]:
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-8, momentum=0.9)
-        return Training(model, optimizer, lambda m: torch.stack(list(m(images, targets).values())).sum())
+        return TimedStep(model, optimizer, lambda m: torch.stack(list(m(images, targets).values())).sum())
 
     steps = {name: (inference if mode == "infer" else training)(model) for name, model in models.items()}
     try:

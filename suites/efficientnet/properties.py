@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.transplant import load, run, state, transplant
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
+from harness.bench.passes import load, run_pass, state
+from harness.bench.weight_transplant import transplant
 
 aten = torch.ops.aten
 ROUNDING = 1e-12
@@ -46,7 +47,7 @@ def _is_gate(gate: Tensor, features: Tensor) -> bool:
     return constant and same and features.shape[2:] != (1, 1) and gate.stride(0) != 0
 
 
-def check_gates(bench: Workbench) -> None:
+def check_gates(bench: Bench) -> None:
     """Each block multiplies each channel of each sample by one gate in (0, 1), the sigmoid of what leads to it.
 
     The layers in front of the gates are given weights of zero and biases from -6 to 6, so that every gate is known.
@@ -69,7 +70,7 @@ def check_gates(bench: Workbench) -> None:
     try:
         load(made.subject, grafted.alignment.to_subject(values))
         with _Gates() as gates:
-            run(bench, made.subject, bench.images(3, made.side, seed=60), train=False, gradients=False)
+            run_pass(bench, made.subject, bench.images(3, made.side, seed=60), train=False, gradients=False)
     finally:
         load(made.subject, kept)
     bench.notes.update(gates=len(gates.found), blocks=blocks)

@@ -15,11 +15,11 @@ from suites.efficientnet.architectures import B5, B6, B7, FAMILY
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.bench.bench import Bench
     from harness.subjects.facts import Architecture
-    from harness.workbench import Workbench
 
 
-def test_conformance(subject: Workbench, check: str) -> None:
+def test_conformance(subject: Bench, check: str) -> None:
     judge(subject, check)
 
 
@@ -27,10 +27,10 @@ WIDTH = 0.125
 """Of B0: the large members' depth and constants at a width that takes a second or two."""
 
 
-def narrowed(architecture: Architecture) -> Workbench:
+def narrowed(architecture: Architecture) -> Bench:
     """Our own model of a large member at its own depth and `WIDTH`, beside torchvision's of the same sizes."""
+    from harness.bench.bench import Bench
     from harness.subjects.subject import Subject
-    from harness.workbench import Workbench
     from reference.library import Reference
     from reference.torchvision_efficientnet import REFERENCE, build_scaled
     from suites.efficientnet.model import EfficientNet, Recipe
@@ -48,7 +48,7 @@ def narrowed(architecture: Architecture) -> Workbench:
     module = ModuleType("narrowed")
     setattr(module, architecture.name, ours)
     reference = Reference(library="torchvision", version=REFERENCE.version, build=theirs)
-    return Workbench(
+    return Bench(
         Subject(
             label="ours, narrowed",
             spec=FAMILY.model,

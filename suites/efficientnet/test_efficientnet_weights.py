@@ -21,7 +21,7 @@ def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Both photographs at 224 px in float64; skips where scikit-learn or Pillow is missing."""
     import torch
 
-    from harness.photographs import MEAN, STD, photographs
+    from harness.bench.sample_images import MEAN, STD, photographs
 
     images = photographs(224)
     if images is None:

@@ -8,18 +8,23 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
 from harness.checks.initialisation import WIDEST
-from harness.checks.side_effects import expect_no_trace, expect_quiet_import, expect_seeds_to_hold, expect_settings
-from harness.checks.state import expect_strict
+from harness.checks.saving import expect_strict
+from harness.checks.side_effects import (
+    expect_no_trace,
+    expect_quiet_import,
+    expect_seeds_to_hold,
+    expect_settings,
+)
 from harness.errors import SubjectError, first_line
 from harness.process.global_state import draw, generators, restore, settings
-from harness.workbench import Workbench
 from suites.multitask.network import GUARD, WIDTHS, live, network, outputs, relative, takes_classes
 
 OTHER_CLASSES = 7
 
 
-def check_instances(bench: Workbench) -> None:
+def check_instances(bench: Bench) -> None:
     """Two networks built after different seeds start differently, with finite weights of a customary size.
 
     They leave the caller's seed and the settings of the process alone; with ``num_classes=7`` the class logits have
@@ -54,7 +59,7 @@ def check_instances(bench: Workbench) -> None:
         outputs(bench, model, torch.empty(2, 3, 64, 64, device="meta"), {**WIDTHS, "classes": OTHER_CLASSES})
 
 
-def check_task_memory(bench: Workbench) -> None:
+def check_task_memory(bench: Bench) -> None:
     """A second instance with the first one's ``state_dict`` gives the same outputs, and so does the first one after
     other images, though they lie in the same memory. A state of another network is refused. A pass leaves nothing."""
     model, second = live(bench), network(bench).double().eval()
@@ -86,7 +91,7 @@ def check_task_memory(bench: Workbench) -> None:
     _expect_nothing_left(bench, second.train(), one)
 
 
-def _expect_nothing_left(bench: Workbench, model: nn.Module, images: Tensor) -> None:
+def _expect_nothing_left(bench: Bench, model: nn.Module, images: Tensor) -> None:
     """After a pass in train mode: gradients that are there stay, no tensor of the graph is kept, and the process is as
     it was. Images of NaN give no numbers."""
     for parameter in model.parameters():
@@ -116,5 +121,5 @@ def _expect_nothing_left(bench: Workbench, model: nn.Module, images: Tensor) -> 
 
 
 @torch.no_grad()
-def _answers(bench: Workbench, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def _answers(bench: Bench, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {task: answer.clone() for task, answer in outputs(bench, model, images).items()}

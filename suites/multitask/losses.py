@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.bench.bench import Bench
+from harness.bench.drawn_examples import describe_failure, examples
 from harness.checks.side_effects import expect_no_trace, expect_quiet_import
 from harness.errors import SubjectError, first_line
-from harness.reproduce import describe_failure
-from harness.strategies import examples
-from harness.workbench import Workbench
 from suites.multitask.model import TASKS, WEIGHTS, Outputs
 
 ROUNDING = 1e-6
@@ -65,7 +64,7 @@ def combined(losses: Sequence[Tensor], weights: Sequence[float] = WEIGHTS) -> Te
     return torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
 
 
-def loss(bench: Workbench, *arguments: object, **keywords: object) -> Tensor:
+def loss(bench: Bench, *arguments: object, **keywords: object) -> Tensor:
     """Call the subject's loss. Raises SubjectError where it raises or gives no scalar."""
     given = [t for argument in arguments for t in argument]  # type: ignore[attr-defined]
     before = [t.detach().clone() for t in given]
@@ -100,7 +99,7 @@ def _gradients(value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
 
 
 def _assert_same(
-    bench: Workbench, what: str, value: Tensor, expected: Tensor, inputs: Sequence[Tensor], bound: float = ROUNDING
+    bench: Bench, what: str, value: Tensor, expected: Tensor, inputs: Sequence[Tensor], bound: float = ROUNDING
 ) -> None:
     is_, should = float(value.detach()), float(expected.detach())
     off = abs(is_ - should) / max(1.0, abs(should))
@@ -117,7 +116,7 @@ def _assert_same(
         )
 
 
-def check_loss_value(bench: Workbench) -> None:
+def check_loss_value(bench: Bench) -> None:
     """A scalar, and with its gradients the weighted sum (1, 0.5, 0.2) of cross-entropy, mean squared error and one
     minus the cosine similarity, each the mean over the batch, for batches of 1 to 200, boxes far off, and embedding
     targets of any length. NaN in an answer or in a label that is not masked shows. What is passed stays as it is."""
@@ -137,7 +136,7 @@ def check_loss_value(bench: Workbench) -> None:
     expect_no_trace(bench.who, lambda: loss(bench, *drawn(2)), "calling it")
 
 
-def _assert_nan_shows(bench: Workbench) -> None:
+def _assert_nan_shows(bench: Bench) -> None:
     """It makes the loss NaN, or is refused: what hides it trains on, on a network that is lost."""
     for number, task in enumerate(TASKS):
         for what in ("the output", "the target")[: 1 if task == "classes" else 2]:
@@ -154,7 +153,7 @@ def _assert_nan_shows(bench: Workbench) -> None:
             )
 
 
-def _assert_right_for_sure_answers(bench: Workbench) -> None:
+def _assert_right_for_sure_answers(bench: Bench) -> None:
     """Logits of some thousands, whose exponential float64 can't hold, as float32 can't hold that of 89."""
     outputs, targets = drawn(5, seed=3)
     sure = Outputs(*((SURE * o if task == "classes" else o).detach().requires_grad_() for task, o in _named(outputs)))
@@ -175,7 +174,7 @@ def _assert_right_for_sure_answers(bench: Workbench) -> None:
     )
 
 
-def _assert_dtype_of_outputs(bench: Workbench) -> None:
+def _assert_dtype_of_outputs(bench: Bench) -> None:
     outputs, (classes, box, embedding) = drawn(2)
     single = Outputs(*(o.detach().float().requires_grad_() for o in outputs))
     value = bench.subject.factory(single, (classes, box.float(), embedding.float()))
@@ -188,7 +187,7 @@ def _named(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
     return zip(TASKS, outputs, strict=True)
 
 
-def check_loss_weights(bench: Workbench) -> None:
+def check_loss_weights(bench: Bench) -> None:
     """``weights`` multiply each task's loss and nothing else; zero switches a task off."""
     outputs, targets = drawn(4)
     for weights in (
@@ -214,7 +213,7 @@ def _missing(targets: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor
     )
 
 
-def check_masked_tasks(bench: Workbench) -> None:
+def check_masked_tasks(bench: Bench) -> None:
     """For drawn batches and patterns of missing labels, each task's loss is the mean over the images that have its
     label. What stands in place of a missing one, NaN or another label, reaches neither the loss nor a gradient."""
 
@@ -234,7 +233,7 @@ def check_masked_tasks(bench: Workbench) -> None:
     describe_failure(bench, masked)
 
 
-def check_absent_task(bench: Workbench) -> None:
+def check_absent_task(bench: Bench) -> None:
     """A task that no image has a label for adds zero, and its output stays connected with a gradient of zero: a
     parameter without gradient would stall distributed training."""
     outputs, targets = drawn(3)
@@ -247,7 +246,7 @@ def check_absent_task(bench: Workbench) -> None:
         _assert_same(bench, what, got, expected, outputs)
 
 
-def check_trunk_gradient(bench: Workbench) -> None:
+def check_trunk_gradient(bench: Bench) -> None:
     """The gradient of a trunk under three heads is the weighted sum of the tasks' gradients, a head's is its own."""
     generator = torch.Generator().manual_seed(2)
     trunk = torch.randn(6, 5, generator=generator, dtype=torch.float64).requires_grad_()
@@ -274,7 +273,7 @@ def check_trunk_gradient(bench: Workbench) -> None:
         assert error <= ROUNDING, f"{bench.who}: the gradient of the head of {task} is off by {error:.1e}"
 
 
-def check_bad_labels(bench: Workbench) -> None:
+def check_bad_labels(bench: Bench) -> None:
     """A class that there is none of, and a batch without any label, raise an error; the same call with labels does
     not."""
     outputs, (classes, box, embedding) = drawn(3)

@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench, seeded
+from harness.bench.drawn_examples import describe_failure, examples
 from harness.errors import SubjectError, first_line
 from harness.numerics.fast_conv import FastConv
-from harness.reproduce import describe_failure
-from harness.strategies import examples
 from harness.subjects.outputs import logits_of
-from harness.workbench import Workbench, seeded
 from suites.multitask.model import TASKS
 
 WIDTHS = {"classes": 10, "box": 4, "embedding": 128}
@@ -33,12 +32,12 @@ FAINT = 1e-3
 CONTRACT = "expected a tuple, dict or dataclass with tensors of shape (batch, 10), (batch, 4) and (batch, 128)"
 
 
-def takes_classes(bench: Workbench) -> bool:
+def takes_classes(bench: Bench) -> bool:
     """Whether the factory has an argument, which is then ``num_classes``."""
     return bool(inspect.signature(bench.subject.factory).parameters)
 
 
-def network(bench: Workbench, num_classes: int = WIDTHS["classes"], *, seeding: bool = True) -> nn.Module:
+def network(bench: Bench, num_classes: int = WIDTHS["classes"], *, seeding: bool = True) -> nn.Module:
     """A new network, seeded unless ``seeding`` is False; ``num_classes`` is given where the factory takes it."""
     given = {"num_classes": num_classes} if takes_classes(bench) else {}
     try:
@@ -53,9 +52,7 @@ def network(bench: Workbench, num_classes: int = WIDTHS["classes"], *, seeding: 
     return model
 
 
-def outputs(
-    bench: Workbench, model: nn.Module, images: Tensor, widths: Mapping[str, int] = WIDTHS
-) -> dict[str, Tensor]:
+def outputs(bench: Bench, model: nn.Module, images: Tensor, widths: Mapping[str, int] = WIDTHS) -> dict[str, Tensor]:
     """The three tasks' outputs, told apart by their width. Raises SubjectError where one is not there."""
     before = images.detach().clone()
     try:
@@ -79,7 +76,7 @@ def outputs(
     return found
 
 
-def live(bench: Workbench) -> nn.Module:
+def live(bench: Bench) -> nn.Module:
     """One network in float64 and eval mode with non-degenerate values, which the checks share and leave as it is."""
 
     def make() -> nn.Module:
@@ -103,12 +100,12 @@ def enlivened(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def images(bench: Workbench) -> Tensor:
+def images(bench: Bench) -> Tensor:
     """Three float64 images of 64 px."""
     return bench.images(3, 64)
 
 
-def check_task_parameters(bench: Workbench) -> None:
+def check_task_parameters(bench: Bench) -> None:
     """The trunk's parameters once, and one linear layer with bias for each task; all of them train."""
     with torch.device("meta"):
         model = network(bench)
@@ -121,7 +118,7 @@ def check_task_parameters(bench: Workbench) -> None:
     assert not frozen, f"{bench.who}: starts with parameters that do not train: {', '.join(frozen[:3])}"
 
 
-def check_task_shapes(bench: Workbench) -> None:
+def check_task_shapes(bench: Bench) -> None:
     """(batch, 10), (batch, 4) and (batch, 128) for drawn batches and image sizes, on the meta device."""
     with torch.device("meta"):
         model = network(bench).eval()
@@ -162,7 +159,7 @@ class Piece:
             parameter.index_copy_(self.axis, self.index, values)
 
 
-def pieces(bench: Workbench) -> list[Piece]:
+def pieces(bench: Bench) -> list[Piece]:
     """All parameters, by the tasks whose output has a gradient, other than zero, with respect to them."""
 
     def make() -> list[Piece]:
@@ -204,7 +201,7 @@ def _pieces(name: str, parameter: Tensor, reached: Tensor) -> Iterator[Piece]:
     yield Piece(name=name, tasks=tasks, size=parameter.numel())
 
 
-def check_task_gradients(bench: Workbench) -> None:
+def check_task_gradients(bench: Bench) -> None:
     """Every parameter learns from all tasks (the trunk) or from one (its head), and each kind has its known size."""
     found = pieces(bench)
     facts: Mapping[str, Any] = bench.architecture.facts
@@ -228,7 +225,7 @@ def check_task_gradients(bench: Workbench) -> None:
     )
 
 
-def check_linear_heads(bench: Workbench) -> None:
+def check_linear_heads(bench: Bench) -> None:
     """A head's weights times -2: its own output is -2 times what it was (the embedding, being normalised, -1 times),
     and the others stay as they were. So nothing stands behind a head, and no head reads another's output. In train mode
     a second pass gives the same: nothing is dropped on the way."""
@@ -266,7 +263,7 @@ def check_linear_heads(bench: Workbench) -> None:
             )
 
 
-def check_embedding_norm(bench: Workbench) -> None:
+def check_embedding_norm(bench: Bench) -> None:
     """Every embedding has length one: alone and in a batch, for loud and faint images; what is zero stays finite."""
     model, own = live(bench), [p for p in pieces(bench) if p.tasks == ("embedding",)]
     with torch.no_grad():
@@ -287,7 +284,7 @@ def check_embedding_norm(bench: Workbench) -> None:
         )
 
 
-def _assert_faint(bench: Workbench, own: list[Piece]) -> None:
+def _assert_faint(bench: Bench, own: list[Piece]) -> None:
     """A head whose weights are a thousandth gives embeddings of length one, to a guard of 1e-8 over that length."""
     model = live(bench)
     kept = [p.of(model).clone() for p in own]

@@ -8,10 +8,10 @@ from itertools import permutations, product
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench, seeded
 from harness.checks.side_effects import expect_quiet_import, expect_seeds_to_hold
 from harness.errors import SubjectError, first_line
 from harness.process.global_state import draw, generators
-from harness.workbench import Workbench, seeded
 
 ROUNDING = 1e-9
 """Relative. Projections in float64 round to 1e-13, in float32 to 3e-8; `LOUDNESS` makes squared norms of 1e6 and more,
@@ -108,7 +108,7 @@ def _lists(given: tuple[list[Tensor], list[nn.Parameter], list[list[nn.Parameter
     return [[id(t) for t in one] for one in (losses, shared, *heads)]
 
 
-def _run(bench: Workbench, problem: Problem) -> None:
+def _run(bench: Bench, problem: Problem) -> None:
     """Call the subject, which is to write ``grad`` and to leave all else that it is given as it was."""
     given = _arguments(problem)
     lists = _lists(given)
@@ -129,7 +129,7 @@ def _run(bench: Workbench, problem: Problem) -> None:
     assert kept, f"{bench.who}: changes parameters, or freezes them; expected it to write their `grad` alone"
 
 
-def check_projected_gradients(bench: Workbench) -> None:
+def check_projected_gradients(bench: Bench) -> None:
     """``grad`` of the shared parameters is the sum of the tasks' gradients, each projected off those that it conflicts
     with; the plain sum where none conflict. Conflict is judged on all shared parameters together, and is any product
     below zero. Gradients that are there before are added to, or overwritten, all alike."""
@@ -142,7 +142,7 @@ def check_projected_gradients(bench: Workbench) -> None:
     _expect_no_seeding(bench)
 
 
-def _expect_one_treatment(bench: Workbench, start: float) -> None:
+def _expect_one_treatment(bench: Bench, start: float) -> None:
     """Two tasks, whose order makes no difference, with gradients of ``start`` in ``grad``."""
     problem, fresh = Problem(4, 2), Problem(4, 2)
     _run(bench, fresh)
@@ -165,7 +165,7 @@ def _treatments(got: Tensor | None, new: Tensor | None, start: float) -> set[str
     return {name for name, expected in wanted.items() if float((got - expected).norm()) <= size}
 
 
-def _judge(bench: Workbench, problem: Problem, which: str = "") -> None:
+def _judge(bench: Bench, problem: Problem, which: str = "") -> None:
     gradients = problem.gradients()
     opposed = sum(float(a @ b) < 0 for a in gradients for b in gradients) // 2
     _run(bench, problem)
@@ -185,7 +185,7 @@ def _judge(bench: Workbench, problem: Problem, which: str = "") -> None:
     )
 
 
-def _expect_no_seeding(bench: Workbench) -> None:
+def _expect_no_seeding(bench: Bench) -> None:
     """An order may be drawn, from the caller's generator as it stands; importing it leaves other models alone."""
     drawn = []
     for seed in (1, 2):
@@ -196,7 +196,7 @@ def _expect_no_seeding(bench: Workbench) -> None:
     expect_quiet_import(bench.subject)
 
 
-def check_head_gradients(bench: Workbench) -> None:
+def check_head_gradients(bench: Bench) -> None:
     """A head's ``grad`` is its own task's gradient, not projected and not mixed."""
     problem = Problem()
     own = list(zip(problem.heads, problem.biases, strict=True))

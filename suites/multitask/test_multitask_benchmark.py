@@ -21,10 +21,10 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
     import torch
     from torch.nn.functional import cross_entropy
 
-    from harness.measure.interleave import BudgetError
-    from harness.measure.steps import Training, compare
+    from harness.bench.bench import seeded
+    from harness.measure.rounds import BudgetError
+    from harness.measure.training_steps import TimedStep, compare
     from harness.measure.workload import random_batch
-    from harness.workbench import seeded
     from suites.multitask.model import multitask_loss, multitask_resnet50, pcgrad, task_losses
     from suites.resnet.model import resnet50
 
@@ -44,7 +44,7 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
     def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
-    steps: dict[str, Any] = {n: Training(models[n], sgd(models[n]), losses[n]) for n in ("fixed weights",)}
+    steps: dict[str, Any] = {n: TimedStep(models[n], sgd(models[n]), losses[n]) for n in ("fixed weights",)}
     conflicting, optimizer = models["PCGrad"].train(), sgd(models["PCGrad"])
 
     def project() -> None:
@@ -54,7 +54,7 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
         optimizer.step()
 
     steps["PCGrad"] = project
-    steps["one task"] = Training(models["one task"], sgd(models["one task"]), losses["one task"])
+    steps["one task"] = TimedStep(models["one task"], sgd(models["one task"]), losses["one task"])
     try:
         found = compare(
             benchmark,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench, seeded
 from harness.errors import SubjectError
 from harness.numerics.fast_conv import FastConv
-from harness.workbench import Workbench, seeded
 from reference.alignment import Alignment, AlignmentError, align
 from reference.weights import randomise
 from suites.multitask.network import GUARD, ROUNDING, WIDTHS, enlivened, network, outputs, pieces, relative
@@ -25,13 +25,13 @@ LOUDEST = 1e6
 """Of gradients, which are in proportion to what they come from: those that are clipped are not."""
 
 
-def check_trunk(bench: Workbench) -> None:
+def check_trunk(bench: Bench) -> None:
     """The trunk is the one that the network's name says, and every head reads its features; see `_compare`."""
     with FastConv():
         _compare(bench)
 
 
-def _compare(bench: Workbench) -> None:
+def _compare(bench: Bench) -> None:
     """With the weights of torchvision's trunk, and the class head as read-out, the class logits are the reference's, in
     eval mode and in train mode, for small images and large ones; the other heads read the same features, the ones that
     enter the reference's; each task's gradient of every weight of the trunk is what follows from that, and BatchNorm's
@@ -84,7 +84,7 @@ def _compare(bench: Workbench) -> None:
                 _compare_gradients(what, task, got, wanted, ours, trunk, alignment)
 
 
-def _expected(bench: Workbench, theirs: nn.Module, own: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def _expected(bench: Bench, theirs: nn.Module, own: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Each task's output from the reference's features and the weights of its head, where they can be read."""
     logits, features = _with_features(theirs, images)
     read = {task: _read_out(bench, own, task, features) for task in ("box", "embedding")}
@@ -152,7 +152,7 @@ def _head(reference: nn.Module) -> nn.Linear:
     return [m for m in reference.modules() if isinstance(m, nn.Linear)][-1]
 
 
-def _read_out(bench: Workbench, model: nn.Module, task: str, features: Tensor) -> Tensor | None:
+def _read_out(bench: Bench, model: nn.Module, task: str, features: Tensor) -> Tensor | None:
     """A task's output from the weights of its head; None where they are no matrix and vector."""
     outputs_, width = WIDTHS[task], features.shape[1]
     own = [p for p in pieces(bench) if p.tasks == (task,)]
@@ -169,7 +169,7 @@ def _read_out(bench: Workbench, model: nn.Module, task: str, features: Tensor) -
 class _Classes(nn.Module):
     """The network with its class logits as only output."""
 
-    def __init__(self, bench: Workbench, model: nn.Module) -> None:
+    def __init__(self, bench: Bench, model: nn.Module) -> None:
         super().__init__()
         self.net = model
         self._bench = bench

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.bench.bench import Bench
 from harness.checks.side_effects import expect_no_trace, expect_quiet_import
 from harness.errors import SubjectError, first_line
-from harness.workbench import Workbench
 from suites.multitask.losses import ROUNDING
 from suites.multitask.model import TASKS
 
@@ -18,7 +18,7 @@ WIDEST_START = 5.0
 """Of a log-variance: weights that differ ten-thousandfold at most. Zero is customary."""
 
 
-def _weighting(bench: Workbench, tasks: int = 3) -> nn.Module:
+def _weighting(bench: Bench, tasks: int = 3) -> nn.Module:
     given = (tasks,) if inspect.signature(bench.subject.factory).parameters else ()
     try:
         made = bench.subject.factory(*given)
@@ -30,7 +30,7 @@ def _weighting(bench: Workbench, tasks: int = 3) -> nn.Module:
     return made.double()
 
 
-def _weighted(bench: Workbench, module: nn.Module, log_variances: Sequence[float], losses: Tensor) -> Tensor:
+def _weighted(bench: Bench, module: nn.Module, log_variances: Sequence[float], losses: Tensor) -> Tensor:
     """The module's value with its parameters set, in their order, to ``log_variances``."""
     values = torch.tensor(list(log_variances), dtype=torch.float64)
     at = 0
@@ -47,7 +47,7 @@ def _weighted(bench: Workbench, module: nn.Module, log_variances: Sequence[float
     return value.reshape(())
 
 
-def check_log_variances(bench: Workbench) -> None:
+def check_log_variances(bench: Bench) -> None:
     """One trainable number per task, among the module's parameters and its ``state_dict``, where an optimizer and a
     checkpoint find it; small at first, so that no task starts switched off. Making it seeds nothing, and changes no
     setting of the process."""
@@ -69,7 +69,7 @@ def check_log_variances(bench: Workbench) -> None:
         )
 
 
-def check_weighted_sum(bench: Workbench) -> None:
+def check_weighted_sum(bench: Bench) -> None:
     """Each loss is weighted by c exp(-s) for its own log-variance s, c being 1 or (for regression) 1/2, in either mode.
 
     That is positive for any s. The rest is b times s for each task, b being 1/2 or 1: without it the weights would go
@@ -116,7 +116,7 @@ def _halves_or_ones(factors: Tensor) -> bool:
     return all(min(abs(f - 1.0), abs(f - 0.5)) < ROUNDING for f in factors.tolist())
 
 
-def check_weighting_learns(bench: Workbench) -> None:
+def check_weighting_learns(bench: Bench) -> None:
     """The gradient of every log-variance is the derivative of the value: nothing is cut off."""
     check_log_variances(bench)
     module = _weighting(bench)
@@ -124,7 +124,7 @@ def check_weighting_learns(bench: Workbench) -> None:
         _assert_derivative(bench, module, torch.tensor(losses, dtype=torch.float64))
 
 
-def _assert_derivative(bench: Workbench, module: nn.Module, losses: Tensor) -> None:
+def _assert_derivative(bench: Bench, module: nn.Module, losses: Tensor) -> None:
     """Central differences of 1e-5 are off by 1e-10 times the value, which is the slope's size, and by its rounding."""
     values = [0.3, -0.4, 0.2]
     module.zero_grad()

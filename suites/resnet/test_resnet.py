@@ -13,11 +13,11 @@ from harness.subjects.loading import own_subjects
 from suites.resnet.architectures import FAMILY
 
 if TYPE_CHECKING:
+    from harness.bench.bench import Bench
     from harness.session import Session
-    from harness.workbench import Workbench
 
 
-def test_conformance(subject: Workbench, check: str) -> None:
+def test_conformance(subject: Bench, check: str) -> None:
     judge(subject, check)
 
 
@@ -34,7 +34,7 @@ NOT_RESNET50 = {
     [*conforming(FAMILY, "resnet34"), *deviating(FAMILY, "resnet50", NOT_RESNET50)],
     indirect=["published"],
 )
-def test_published(published: Workbench, name: str) -> None:
+def test_published(published: Bench, name: str) -> None:
     judge(published, name)
 
 
@@ -96,7 +96,7 @@ def test_shortcuts_keep_the_gradient(session: Session) -> None:
 
 def test_shapes_of_the_whole_resnet152(session: Session) -> None:
     """Over 200 drawn inputs on the full-size network, on the meta device."""
-    bench = session.workbench(own_subjects(FAMILY, ["resnet152"])[0])
+    bench = session.bench(own_subjects(FAMILY, ["resnet152"])[0])
     bench.breadth = 2.0
     judge(bench, "shapes")
 

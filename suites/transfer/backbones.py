@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from harness.bench.bench import seeded
 from harness.errors import SubjectError
-from harness.workbench import seeded
 
 CLASSES = 5
 BATCH = 6

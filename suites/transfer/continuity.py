@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.transfer.backbones import CONVNET, HEADED, PLAIN, TORCHVISION_VIT
 from suites.transfer.schedule import by_steps
 from suites.transfer.training import Plan, loud_step, some, train_step, uncounted
@@ -31,7 +31,7 @@ GRADIENTS = 1e-5
 or lost of one of two batches, is off by a tenth and more."""
 
 
-def check_trajectory(bench: Workbench) -> None:
+def check_trajectory(bench: Bench) -> None:
     """Two steps in each phase end where a hand-written loop of plain PyTorch ends.
 
     The loop trains a twin with the rates, decays and momentum that the recipe's groups declare, holds in eval mode what
@@ -91,7 +91,7 @@ def _in_one_place(plan: Plan, step: int) -> Iterator[tuple[torch.Tensor, torch.T
         yield place.copy_(images), labels
 
 
-def check_resume(bench: Workbench) -> None:
+def check_resume(bench: Bench) -> None:
     """Interrupted within the second phase (or the only one) and resumed elsewhere, it ends where it would have ended.
 
     Saved are the network's state and the recipe's (``state_dict`` of what it returned where it has one, else of the
@@ -154,7 +154,7 @@ def _assert_same(plan: Plan, expected: dict[str, torch.Tensor], when: str, what:
     )
 
 
-def check_state_kept(bench: Workbench) -> None:
+def check_state_kept(bench: Bench) -> None:
     """Entering a phase changes no weight and no statistic, and loses none of the optimizer's state of what trained."""
     for backbone in PLAIN:
         plan = Plan(bench, backbone)

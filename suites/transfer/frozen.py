@@ -7,12 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, PLAIN, STOCHASTIC, TIMM_RESNET, Backbone
 from suites.transfer.training import CONTRACT, Plan, some
 
 
-def check_frozen(bench: Workbench) -> None:
+def check_frozen(bench: Bench) -> None:
     """What does not train in a phase stays bit for bit: parameters, statistics and other buffers; and has no gradient.
 
     Through two steps in each phase, in train mode, with momentum and weight decay, on batches whose brightness changes.
@@ -57,7 +57,7 @@ def _held(plan: Plan) -> list[str]:
     return names
 
 
-def check_frozen_features(bench: Workbench) -> None:
+def check_frozen_features(bench: Bench) -> None:
     """While only the head trains, what enters it is the same in train mode as in eval mode, and carries no graph.
 
     BatchNorm would use the batch's statistics, and a graph would keep the backbone's activations. Dropout and
@@ -101,7 +101,7 @@ def _features(plan: Plan, images: Tensor) -> Tensor:
     return seen[0]
 
 
-def check_phases(bench: Workbench) -> None:
+def check_phases(bench: Bench) -> None:
     """From the head down: what trains only grows, no layer trains before all that follow it, all train at last."""
     for backbone in (*PLAIN, DROPOUT, DEEP):
         plan = Plan(bench, backbone)

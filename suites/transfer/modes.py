@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.workbench import Workbench, seeded
+from harness.bench.bench import Bench, seeded
 from suites.transfer.backbones import DROPOUT, PLAIN
 from suites.transfer.training import Plan, some, uncounted
 
@@ -14,7 +14,7 @@ SAME = 1e-7
 """Relative. The same sums in float64 in another order (a norm folded, samples one by one) differ by 1e-15 or so."""
 
 
-def check_evaluates(bench: Workbench) -> None:
+def check_evaluates(bench: Bench) -> None:
     """After ``eval()`` the logits are those of a fresh network with the same weights, asked twice and one by one.
 
     Before training and after a step in each phase, always for the same images, as a validation set is asked.
@@ -48,7 +48,7 @@ def _assert_evaluates(plan: Plan, fresh: nn.Module, images: Tensor, when: str) -
         )
 
 
-def check_dropout(bench: Workbench) -> None:
+def check_dropout(bench: Bench) -> None:
     """Once everything trains, train mode drops what the network drops: from one seed, a fresh network's logits."""
     plan = Plan(bench, DROPOUT)
     for phase in plan.phases():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from harness.bench.bench import Bench
 from harness.checks.side_effects import expect_no_trace, expect_quiet_import
-from harness.workbench import Workbench
 from suites.transfer.backbones import PLAIN
 from suites.transfer.continuity import check_resume, check_state_kept, check_trajectory
 from suites.transfer.frozen import check_frozen, check_frozen_features, check_phases
@@ -34,7 +34,7 @@ __all__ = [
 UNKNOWN = "no_such_part"
 
 
-def check_starts_from_given(bench: Workbench) -> None:
+def check_starts_from_given(bench: Bench) -> None:
     """Before the first step every weight, statistic and dtype is the given one, and there are no others.
 
     Nor does the recipe seed a generator or change a setting of the process.
@@ -58,7 +58,7 @@ def check_starts_from_given(bench: Workbench) -> None:
             )
 
 
-def check_unknown_head(bench: Workbench) -> None:
+def check_unknown_head(bench: Bench) -> None:
     """The name of a part that is not there is refused, and the error names it."""
     model = PLAIN[0].model()
     refusal: BaseException | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.transfer.backbones import CONVNET, DEEP, HEADED, PLAIN, STOCHASTIC, TIED, TORCHVISION_VIT
 from suites.transfer.probe import decays, rates
 from suites.transfer.training import LR, MOMENTUM, WEIGHT_DECAY, Plan, momentum_sgd, some
@@ -24,7 +24,7 @@ SPARE_VECTORS = ("two_learning_rates", "gradual_unfreezing", "layerwise_decay")
 """Recipes that set rates by group, and therefore weight decay too."""
 
 
-def check_groups(bench: Workbench) -> None:
+def check_groups(bench: Bench) -> None:
     """In every phase each trainable parameter is in exactly one group, told by identity, not by value or name.
 
     Recipes that train everything leave nothing frozen in their last phase; `feature_extraction` trains the head alone.
@@ -62,7 +62,7 @@ def check_groups(bench: Workbench) -> None:
     _assert_same_order(bench)
 
 
-def _assert_same_order(bench: Workbench) -> None:
+def _assert_same_order(bench: Bench) -> None:
     """Two applications list the parameters in the same order, by which an optimizer's state is saved and loaded.
 
     Sets of parameters are ordered by where these lie in memory: here some forty, of which no two networks share one.
@@ -83,7 +83,7 @@ def _order(plan: Plan) -> list[str]:
     return [names.get(id(p), "a stranger") for group in plan.optimizer.param_groups for p in group["params"]]
 
 
-def check_learns(bench: Workbench) -> None:
+def check_learns(bench: Bench) -> None:
     """In every phase one step of a plain loop moves every trainable parameter, the head in proportion to ``lr``, and is
     taken by the ``optimizer`` that was asked for."""
     for backbone in (*PLAIN, TIED):
@@ -119,7 +119,7 @@ def counted_sgd(groups: Any, **keywords: Any) -> Counted:
     return Counted(groups, **{"lr": LR, "momentum": MOMENTUM, **keywords})
 
 
-def _assert_optimizer_acts(bench: Workbench) -> None:
+def _assert_optimizer_acts(bench: Bench) -> None:
     plan = Plan(bench, CONVNET, optimizer=counted_sgd)
     if "optimizer" not in plan.keywords:
         return
@@ -132,7 +132,7 @@ def _assert_optimizer_acts(bench: Workbench) -> None:
         )
 
 
-def _assert_rate_acts(bench: Workbench) -> None:
+def _assert_rate_acts(bench: Bench) -> None:
     """The head's rate is in proportion to ``lr``, where the recipe takes it."""
     asked, quarter = Plan(bench, CONVNET), Plan(bench, CONVNET, lr=LR / 4)
     if "lr" not in asked.keywords:
@@ -145,7 +145,7 @@ def _assert_rate_acts(bench: Workbench) -> None:
     )
 
 
-def check_rates(bench: Workbench) -> None:
+def check_rates(bench: Bench) -> None:
     """How far one step moves each parameter for the same gradient, in every phase: never farther in an earlier layer.
 
     In the last phase also: `full_fine_tuning` moves all alike, and `lp_ft` may; for the others the backbone moves less
@@ -221,7 +221,7 @@ def decaying_sgd(groups: Any, **keywords: Any) -> torch.optim.Optimizer:
     return momentum_sgd(groups, **{"weight_decay": DEFAULT_DECAY, **keywords})
 
 
-def check_decay_groups(bench: Workbench) -> None:
+def check_decay_groups(bench: Bench) -> None:
     """With weight decay, a gradient of zero shrinks the matrices and filters, and leaves norms and biases alone.
 
     What is neither (class token, position embedding, layer scale) may do either; and so may norms and biases in recipes
@@ -249,7 +249,7 @@ def check_decay_groups(bench: Workbench) -> None:
             _assert_decay_in_proportion(bench, measured)
 
 
-def _assert_decay_in_proportion(bench: Workbench, full: dict[str, float]) -> None:
+def _assert_decay_in_proportion(bench: Bench, full: dict[str, float]) -> None:
     whole = Plan(bench, CONVNET, optimizer=decaying_sgd)
     for _ in whole.phases():
         moved = rates(whole)

@@ -8,7 +8,7 @@ import pytest
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler
 
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
 from suites.transfer.backbones import CONVNET
 from suites.transfer.probe import rates
 from suites.transfer.training import Plan, some
@@ -20,7 +20,7 @@ EQUAL = 1e-7
 GAMMA = 0.5
 
 
-def check_scheduler(bench: Workbench) -> None:
+def check_scheduler(bench: Bench) -> None:
     """A schedule acts on every group, also on those of later phases, and entering a phase leaves it where it was.
 
     Measured from steps, against the same recipe without a schedule: with one that divides the rates by the number of
@@ -57,7 +57,7 @@ def halving(optimizer: Optimizer) -> ExponentialLR:
     return ExponentialLR(optimizer, GAMMA)
 
 
-def _starts_anew(bench: Workbench, plan: Plan, last: LRScheduler | None, without: Mapping[str, float]) -> bool:
+def _starts_anew(bench: Bench, plan: Plan, last: LRScheduler | None, without: Mapping[str, float]) -> bool:
     """Whether this phase has another scheduler, which has not acted yet, where it may."""
     if bench.architecture.name != "lp_ft" or plan.scheduler is last:
         return False
@@ -65,7 +65,7 @@ def _starts_anew(bench: Workbench, plan: Plan, last: LRScheduler | None, without
     return all(abs(now.get(n, 0.0) - rate) <= EQUAL * rate for n, rate in without.items())
 
 
-def _assert_goes_on(bench: Workbench, plan: Plan, plain: Plan) -> None:
+def _assert_goes_on(bench: Bench, plan: Plan, plain: Plan) -> None:
     """What trained before enters a phase at the rate that the schedule had come to, and halves from there."""
     step, last = 0, plan.scheduler
     left: dict[str, float] = {}

@@ -11,11 +11,11 @@ from harness.published import conforming, deviating
 from suites.transfer.architectures import FAMILY
 
 if TYPE_CHECKING:
-    from harness.workbench import Workbench
+    from harness.bench.bench import Bench
 
 
 @pytest.mark.filterwarnings("default")  # what a subject warns about is not what it is judged by
-def test_conformance(subject: Workbench, check: str) -> None:
+def test_conformance(subject: Bench, check: str) -> None:
     judge(subject, check)
 
 
@@ -44,5 +44,5 @@ NOT_GRADUAL = {
     ],
     indirect=["published"],
 )
-def test_published(published: Workbench, name: str) -> None:
+def test_published(published: Bench, name: str) -> None:
     judge(published, name)

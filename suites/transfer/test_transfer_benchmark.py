@@ -25,10 +25,10 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     from torch.nn.functional import cross_entropy
     from torch.utils.data import TensorDataset
 
-    from harness.measure.interleave import BudgetError
-    from harness.measure.steps import Training, compare
+    from harness.bench.bench import seeded
+    from harness.measure.rounds import BudgetError
+    from harness.measure.training_steps import TimedStep, compare
     from harness.measure.workload import random_batch
-    from harness.workbench import seeded
     from suites.resnet.model import resnet50
     from suites.transfer import recipe as recipes
     from suites.transfer.cached import cache_features
@@ -40,10 +40,10 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     for name in ("feature_extraction", "two_learning_rates", "full_fine_tuning"):
         with seeded(0):
             tuning = getattr(recipes, name)(resnet50(num_classes=10).to(session.device), "head", lr=1e-5)
-        steps[name] = Training(tuning.model, tuning.optimizer, lambda model: cross_entropy(model(images), labels))
+        steps[name] = TimedStep(tuning.model, tuning.optimizer, lambda model: cross_entropy(model(images), labels))
         if name == "feature_extraction":
             kept, _ = cache_features(tuning, TensorDataset(images.cpu(), labels.cpu())).tensors
-            steps["feature_extraction, cached"] = Training(
+            steps["feature_extraction, cached"] = TimedStep(
                 tuning.model.head, tuning.optimizer, lambda head, kept=kept: cross_entropy(head(kept), labels)
             )
     try:

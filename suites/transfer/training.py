@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from harness.bench.bench import Bench
 from harness.errors import SubjectError, first_line
 from harness.subjects.outputs import describe, logits_of
-from harness.workbench import Workbench
 from suites.transfer.backbones import BATCH, CLASSES, Backbone
 
 LR, WEIGHT_DECAY, MOMENTUM = 0.02, 0.1, 0.9
@@ -36,7 +36,7 @@ def momentum_sgd(groups: Any, **keywords: Any) -> Optimizer:
 class Plan:
     """One recipe applied to one network, ``given``, whose parameters' names are used throughout."""
 
-    def __init__(self, bench: Workbench, backbone: Backbone, *, seed: int = 0, **keywords: Any) -> None:
+    def __init__(self, bench: Bench, backbone: Backbone, *, seed: int = 0, **keywords: Any) -> None:
         self.who = f"{bench.who}, on {backbone.name}"
         self.backbone = backbone
         self.given = backbone.model(seed)

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.transplant import Grafted, Transplant, load, relative, run, state, transplant
-from harness.workbench import Workbench
+from harness.bench.bench import Bench
+from harness.bench.passes import load, run_pass, state
+from harness.bench.tolerances import relative
+from harness.bench.weight_transplant import Transplant, Transplanted, transplant
 
 ROUNDING = 1e-8
 """Reordering attention's sums changes float64 results by about 1e-15 a layer; a mask changes them visibly."""
@@ -96,14 +98,14 @@ def _closed(mask: Tensor | None, causal: bool) -> str:
     return "a causal mask" if causal else ""
 
 
-def check_attention(bench: Workbench) -> None:
+def check_attention(bench: Bench) -> None:
     """Every token attends to every token, in as many heads as published; rows of attention sum to one."""
     made = transplant(bench)
     images = bench.images(2, made.side, seed=60)
     patch = bench.architecture.patch
     assert patch is not None
     with _Attentions((made.side // patch) ** 2 + 1) as seen:
-        run(bench, made.subject, images, train=False, gradients=False)
+        run_pass(bench, made.subject, images, train=False, gradients=False)
     layers, heads = int(bench.architecture.facts["layers"]), int(bench.architecture.facts["heads"])
     masked = [(index, what) for index, what in enumerate(seen.closed, start=1) if what]
     bench.notes.update(attentions=len(seen.matrices), heads=sum(seen.matrices) / len(images) / layers)
@@ -122,7 +124,7 @@ def check_attention(bench: Workbench) -> None:
     )
 
 
-def check_sharp_attention(bench: Workbench) -> None:
+def check_sharp_attention(bench: Bench) -> None:
     """In float32, logits and gradients stay finite where attention is nearly one-hot, as it becomes in long training.
 
     Scales of all norms are raised until dot products of queries and keys lie far beyond 89, whose exponential float32
@@ -153,7 +155,7 @@ def check_sharp_attention(bench: Workbench) -> None:
     )
 
 
-def check_patch_order(bench: Workbench) -> None:
+def check_patch_order(bench: Bench) -> None:
     """Without position embeddings the order of the patches is irrelevant, with them not; the class token has one."""
     made = transplant(bench)
     patch = bench.architecture.patch
@@ -173,9 +175,9 @@ def check_patch_order(bench: Workbench) -> None:
         first = embedding.clone()
         first.view(-1, embedding.shape[-1])[0] *= -1
         load(made.subject, kept)
-        before = run(bench, made.subject, images, train=False, gradients=False).logits
+        before = run_pass(bench, made.subject, images, train=False, gradients=False).logits
         load(made.subject, grafted.alignment.to_subject({**published, name: first}))
-        class_position = relative(run(bench, made.subject, images, train=False, gradients=False).logits, before)
+        class_position = relative(run_pass(bench, made.subject, images, train=False, gradients=False).logits, before)
     finally:
         load(made.subject, kept)
     bench.notes.update(with_positions=with_positions, without=without, class_position=class_position)
@@ -200,12 +202,12 @@ def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
     return F.fold(columns[..., order], side, patch, stride=patch)
 
 
-def _change(bench: Workbench, made: Transplant, images: Tensor, others: Tensor) -> float:
-    first, second = (run(bench, made.subject, i, train=False, gradients=False).logits for i in (images, others))
+def _change(bench: Bench, made: Transplant, images: Tensor, others: Tensor) -> float:
+    first, second = (run_pass(bench, made.subject, i, train=False, gradients=False).logits for i in (images, others))
     return relative(second, first)
 
 
-def _positions(made: Transplant) -> tuple[Grafted, str]:
+def _positions(made: Transplant) -> tuple[Transplanted, str]:
     """The first reference, and its tensor with one row for the class token and each patch."""
     grafted = made.grafted[0]
     names = [n for n, p in grafted.model.named_parameters() if p.ndim == 3 and p.shape[1] > 1]

@@ -12,10 +12,10 @@ from harness.published import conforming
 from suites.vit.architectures import FAMILY, VIT_TINY_8
 
 if TYPE_CHECKING:
-    from harness.workbench import Workbench
+    from harness.bench.bench import Bench
 
 
-def test_conformance(subject: Workbench, check: str) -> None:
+def test_conformance(subject: Bench, check: str) -> None:
     judge(subject, check)
 
 
@@ -24,7 +24,7 @@ def test_conformance(subject: Workbench, check: str) -> None:
     [*conforming(FAMILY, "vit_b_16", ("parameters", "multiply_adds")), *conforming(FAMILY, "vit_tiny_8")],
     indirect=["published"],
 )
-def test_published(published: Workbench, name: str) -> None:
+def test_published(published: Bench, name: str) -> None:
     """The counts do not tell the listing from ViT-B/16; with its three defaults reversed (small) it is a ViT."""
     judge(published, name)
 
@@ -50,9 +50,10 @@ def test_published_deviation(deviation: dict[str, Any]) -> None:
     """Each deviation alone is enough to be rejected, on a small instance of the listing."""
     from functools import partial
 
-    from harness.checks.parity import check_parity_eval
+    from harness.checks.parity.eval_mode.eval_mode import check_parity_eval
+
+    from harness.bench.bench import Bench
     from harness.subjects.subject import Subject
-    from harness.workbench import Workbench
     from suites.vit import published
 
     module = ModuleType("one_deviation")
@@ -65,4 +66,4 @@ def test_published_deviation(deviation: dict[str, Any]) -> None:
         factory_name="vit_tiny_8",
         module=lambda: module,
     )
-    check_parity_eval(Workbench(subject))
+    check_parity_eval(Bench(subject))

@@ -43,7 +43,7 @@ def test_attention_of_a_photograph(session: Session) -> None:
     """The class token gives away all of its attention and no more; positions differ from one another."""
     import torch
 
-    from harness.photographs import photographs
+    from harness.bench.sample_images import photographs
     from suites.vit.attention import class_attention, position_similarity
 
     images = photographs(224)

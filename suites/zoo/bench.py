@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harness.bench.bench import CLASSES, Bench
+from harness.bench.weight_transplant import Transplant
 from harness.numerics.float64_mode import Float64Mode
 from harness.subjects.outputs import logits_of
 from harness.subjects.subject import SIZE_KEYWORDS
-from harness.transplant import Transplant
-from harness.workbench import CLASSES, Workbench
 
 SIDES = (64, 96, 128, 160, 192, 224)
 """Tried from the smallest on, up to the model's own."""
@@ -32,10 +32,10 @@ class Size:
     keywords: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ListedBench(Workbench):
+class ListedBench(Bench):
     """The bench of a model that a library lists. ``full`` stays at the model's own size."""
 
-    def __init__(self, bench: Workbench, *, full: bool = False) -> None:
+    def __init__(self, bench: Bench, *, full: bool = False) -> None:
         super().__init__(bench.subject, seed=bench.seed, device=bench.device, compile_backend=bench.compile_backend)
         self.notes = bench.notes
         self.full = full
@@ -138,7 +138,7 @@ class _Main(nn.Module):
         return found[0] if same else output
 
 
-def listed_bench(bench: Workbench, *, full: bool = False) -> ListedBench:
+def listed_bench(bench: Bench, *, full: bool = False) -> ListedBench:
     """The bench that belongs to ``bench``, made once. Raises SubjectError where the model can't be built."""
     made: ListedBench = bench.shared(f"listed-{full}", lambda: ListedBench(bench, full=full))
     made.notes = bench.notes

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.checks import behaviour, state
-from harness.reproduce import forward_line
-from harness.transplant import run
-from harness.workbench import CLASSES, Workbench
+from harness.bench.bench import CLASSES, Bench
+from harness.bench.drawn_examples import forward_line
+from harness.bench.passes import run_pass
+from harness.checks import compilation, independence, saving, side_effects
 from suites.zoo.bench import ListedBench, listed_bench
 
 BATCHES = (1, 2, 5)
@@ -20,7 +20,7 @@ CLASS_COUNTS = (1, 37)
 CHANNELS = 4
 
 
-def check_shapes(bench: Workbench) -> None:
+def check_shapes(bench: Bench) -> None:
     """On the meta device, at the model's own size: logits are (batch, classes) of float32 for several batches, class
     counts and, where the factory takes them, channels."""
     made, side = listed_bench(bench), bench.architecture.input_size
@@ -44,7 +44,7 @@ def check_shapes(bench: Workbench) -> None:
         _check_one(made, models[classes, channels], images, classes, keywords)
 
 
-def check_shapes_on_values(bench: Workbench) -> None:
+def check_shapes_on_values(bench: Bench) -> None:
     """On the CPU, with real values of float32 as the model is built: shape, dtype and finiteness in both modes."""
     made = listed_bench(bench)
     model = made.small_copy()
@@ -74,7 +74,7 @@ def _check_one(
         assert bool(torch.isfinite(logits).all()), f"{asked} the logits are not finite{line}"
 
 
-def check_gradients(bench: Workbench) -> None:
+def check_gradients(bench: Bench) -> None:
     """Every parameter that may learn gets a finite gradient that is not zero everywhere, in eval mode.
 
     Decided on small images where it holds there, and on the model's own size where it does not.
@@ -89,7 +89,7 @@ def check_gradients(bench: Workbench) -> None:
 
 def _gradient_fault(bench: ListedBench) -> str:
     model = bench.alive()
-    outcome = run(bench, model, bench.images(2, bench.small_side(), seed=6), train=False)
+    outcome = run_pass(bench, model, bench.images(2, bench.small_side(), seed=6), train=False)
     learning = {n: outcome.gradients[n] for n, p in model.named_parameters() if p.requires_grad}
     missing = [n for n, g in learning.items() if g is None]
     if missing:
@@ -109,26 +109,26 @@ def _gradient_fault(bench: ListedBench) -> str:
     return ""
 
 
-def check_batch_independence(bench: Workbench) -> None:
-    """See `harness.checks.behaviour.check_batch_independence`."""
-    behaviour.check_batch_independence(listed_bench(bench).prepared())
+def check_batch_independence(bench: Bench) -> None:
+    """See `harness.checks.independence.check_batch_independence`."""
+    independence.check_batch_independence(listed_bench(bench).prepared())
 
 
-def check_determinism(bench: Workbench) -> None:
-    """See `harness.checks.behaviour.check_determinism`."""
-    behaviour.check_determinism(listed_bench(bench).prepared())
+def check_determinism(bench: Bench) -> None:
+    """See `harness.checks.independence.check_determinism`."""
+    independence.check_determinism(listed_bench(bench).prepared())
 
 
-def check_input_untouched(bench: Workbench) -> None:
-    """See `harness.checks.behaviour.check_input_untouched`."""
-    behaviour.check_input_untouched(listed_bench(bench).prepared())
+def check_input_untouched(bench: Bench) -> None:
+    """See `harness.checks.side_effects.check_input_untouched`."""
+    side_effects.check_input_untouched(listed_bench(bench).prepared())
 
 
-def check_state_dict_round_trip(bench: Workbench) -> None:
-    """See `harness.checks.state.check_state_dict_round_trip`."""
-    state.check_state_dict_round_trip(listed_bench(bench).prepared())
+def check_state_dict_round_trip(bench: Bench) -> None:
+    """See `harness.checks.saving.check_state_dict_round_trip`."""
+    saving.check_state_dict_round_trip(listed_bench(bench).prepared())
 
 
-def check_export(bench: Workbench) -> None:
-    """See `harness.checks.state.check_export`."""
-    state.check_export(listed_bench(bench).prepared())
+def check_export(bench: Bench) -> None:
+    """See `harness.checks.compilation.check_export`."""
+    compilation.check_export(listed_bench(bench).prepared())

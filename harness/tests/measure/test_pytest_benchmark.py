@@ -13,9 +13,9 @@ CONFTEST = """
 import pytest
 import torch
 from harness.measure import interleave, peak, session, stopping
-from harness.measure.session import Measuring
+from harness.measure.benchmark import Measuring
 from harness.measure.setting import Setting
-from harness.tests.measure.test_session import Subject
+from harness.tests.measure.test_benchmark import Subject
 
 interleave.MOST_ROUNDS = session.MOST_ROUNDS = stopping.MOST_ROUNDS = 7
 peak.SIDES = {"cpu": 64}
@@ -30,7 +30,7 @@ def measure(benchmark, request):
 TESTS = """
 import pytest
 from torch import nn
-from harness.tests.measure.test_session import Subject
+from harness.tests.measure.test_benchmark import Subject
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])

@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.measure.contender import LeftOut, reference_contenders
-from harness.measure.peak import matmul_peak
+from harness.measure.contenders import LeftOut, reference_contenders
+from harness.measure.machine import matmul_peak
 from harness.measure.setting import Setting
 from harness.measure.workload import Inference, Training, liven, random_batch
-from harness.tests.measure.test_session import FAMILY, Subject, network
+from harness.tests.measure.test_benchmark import FAMILY, Subject, network
 from reference.library import Reference
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.checks import check_names
+from harness.checks.registry import check_names
 from harness.mutants.__main__ import main
 from harness.mutants.catalogue import mutants, rewritings, select
 from harness.mutants.matrix import Matrix, Row, faults

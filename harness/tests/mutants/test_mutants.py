@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from harness.checks import check_names
+from harness.checks.registry import check_names
 from harness.mutants.catalogue import mutants, rewritings, select, turn_of_day
 from harness.mutants.evidence import VISIBLE
 from harness.mutants.mutant import Mutant, Rewriting

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from harness.checks import find_check
+from harness.bench.bench import Bench
+from harness.checks.registry import find_check
 from harness.subjects.loading import family_of, given_subjects
-from harness.workbench import Workbench
 
 FOLDER = Path(__file__).parent
 
 
-def bench(library: str, family: str) -> Workbench:
+def bench(library: str, family: str) -> Bench:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed (pip install -e '.[test]')")
     (subject,) = given_subjects(str(FOLDER / f"{library}_subject.py"), family_of(family), ())
-    return Workbench(subject)
+    return Bench(subject)
 
 
-def verdict(bench: Workbench, check: str) -> str:
+def verdict(bench: Bench, check: str) -> str:
     try:
         find_check(check, bench.family)(bench)
     except AssertionError as error:

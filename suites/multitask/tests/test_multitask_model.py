@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from harness.strategies import examples  # noqa: E402
+from harness.bench.drawn_examples import examples  # noqa: E402
 from suites.multitask.model import (  # noqa: E402
     MultiTask,
     UncertaintyWeighting,

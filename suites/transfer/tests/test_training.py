@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.optim import Optimizer  # noqa: E402
 
+from harness.bench.bench import Bench  # noqa: E402
 from harness.errors import SubjectError  # noqa: E402
 from harness.subjects.subject import Subject  # noqa: E402
-from harness.workbench import Workbench  # noqa: E402
 from suites.transfer.architectures import FAMILY, LP_FT  # noqa: E402
 from suites.transfer.backbones import CONVNET, DEEP, DROPOUT, TORCHVISION_VIT  # noqa: E402
 from suites.transfer.training import Plan, train_step  # noqa: E402
@@ -28,7 +28,7 @@ def plan(recipe: Callable[..., Any]) -> Plan:
     subject = Subject(
         label="made", spec="made", architecture=LP_FT, family=FAMILY, factory_name="lp_ft", module=lambda: module
     )
-    return Plan(Workbench(subject), CONVNET)
+    return Plan(Bench(subject), CONVNET)
 
 
 def nothing(model: nn.Module, head: str) -> Iterator[Optimizer]:

@@ -1,0 +1,1 @@
+"""One subject prepared for its checks: models, inputs, weights, passes and bounds."""

@@ -1,0 +1,172 @@
+"""A saved state dict, a copy and a pickle give the same network."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.bench.bench import Bench
+from harness.bench.passes import float64_logits
+from harness.bench.tolerances import rowwise
+from harness.bench.weight_transplant import rounding_bound, transplant
+from harness.checks.side_effects import (
+    built_from,
+    fresh,
+)
+from harness.errors import first_line
+
+
+def check_state_dict_round_trip(bench: Bench) -> None:
+    """``state_dict`` through a safetensors file into a second instance gives the same logits."""
+    made = transplant(bench)
+    images = bench.images(2, made.side, seed=40)
+    expected = float64_logits(bench, made.subject, images)
+    _expect_the_same_inside_another(bench, made.subject, images, expected)
+    saved = made.subject.state_dict()
+    tensors = _savable(saved)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file(tensors, path)
+        loaded = load_file(path)
+    extra = {n: value for n, value in saved.items() if n not in loaded}  # of get_extra_state: it may be anything
+    second = bench.copied(fresh(bench).models[1], lambda: built_from(bench, 2)).double().eval()
+    try:
+        second.load_state_dict({**loaded, **extra})
+    except RuntimeError as error:
+        raise AssertionError(
+            f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
+        ) from error
+    expect_strict(bench, second, {**loaded, **extra})
+    got, bound = float64_logits(bench, second, images), rounding_bound(bench)
+    off = rowwise(got, expected)
+    assert off <= bound, (
+        f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
+        f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
+    )
+    _expect_pickled(bench, second, images, expected)
+    _expect_copy_apart(bench, second, images, expected)
+    _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
+
+
+def expect_strict(bench: Bench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape.
+
+    Names are looked at from both ends, since it is the classifier that some loaders forgive, in the middle, and of the
+    buffers the last one of several values, in a norm.
+    """
+    own = dict(model.named_parameters())
+    parameters = [n for n in tensors if n in own] or [n for n, t in tensors.items() if t.is_floating_point()]
+    buffers = [n for n, b in model.named_buffers() if n in tensors and b.numel() > 1]
+    wrong = {"with a name that it does not have": {**tensors, "no.such.parameter": torch.zeros(1)}}
+    inner = [parameters[len(parameters) * part // 4] for part in (1, 2, 3)]
+    for name in dict.fromkeys((parameters[0], *inner, *parameters[-2:], *buffers[-1:])):
+        tensor = tensors[name]
+        longer = torch.cat((tensor, tensor[:1])) if tensor.ndim else tensor.expand(2)
+        wrong[f"without {name}"] = {n: t for n, t in tensors.items() if n != name}
+        wrong[f"with {name} of shape {tuple(longer.shape)} for {tuple(tensor.shape)}"] = {**tensors, name: longer}
+    for what, given in wrong.items():
+        try:
+            model.load_state_dict(given)
+        except Exception:
+            continue
+        raise AssertionError(
+            f"{bench.who}: load_state_dict takes a state {what} and says nothing; expected an error, as strict loading "
+            "gives it"
+        )
+    model.load_state_dict(tensors)
+
+
+def _expect_the_same_inside_another(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Inside another module, as in a detector, it is saved under that one's names, and follows its mode."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return
+    outer, names = nn.ModuleDict({"inner": model}), list(model.state_dict())
+    try:
+        given = set(outer.state_dict())
+    except Exception as error:
+        raise AssertionError(
+            f"{bench.who}: inside another module state_dict() raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+    astray = sorted(given ^ {f"inner.{n}" for n in names})
+    assert not astray, (
+        f"{bench.who}: inside another module its state has {', '.join(astray[:3])}"
+        f"{f' and {len(astray) - 3} more' if len(astray) > 3 else ''} too many or too few; expected each of its names "
+        "behind that of the attribute which holds it, as nn.Module does it"
+    )
+    outer.train()
+    outer.eval()
+    off, bound = rowwise(float64_logits(bench, model, images), expected), rounding_bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: inside another module that is put into train and into eval mode, its logits are off by "
+        f"{off:.1e}, expected at most {bound:.1e}: its eval() does what train(False), which a parent calls, does not"
+    )
+    model.eval()
+
+
+def _expect_pickled(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Pickled, as ``torch.save`` and other processes get it, it is the same network."""
+    try:
+        again = pickle.loads(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)).double().eval()
+    except Exception as error:  # it holds a lock or a lambda
+        bench.notes["pickle"] = f"can't be pickled ({type(error).__name__})"
+        return
+    off, bound = rowwise(float64_logits(bench, again, images), expected), rounding_bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: pickled and read again its logits are off by {off:.1e}, expected at most {bound:.1e}: its own "
+        "__reduce__ or __getstate__ leaves something out"
+    )
+
+
+def _expect_copy_apart(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """A deep copy, such as averaged weights are kept in, computes with its own tensors: those of the original move."""
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # it holds a lock, a file, a tensor of some graph
+        bench.notes["copy"] = f"can't be copied ({type(error).__name__})"
+        return
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    off, bound = rowwise(float64_logits(bench, twin, images), expected), rounding_bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: after the original's parameters were changed, the logits of its deep copy are off by "
+        f"{off:.1e}, expected at most {bound:.1e}: the copy computes with the original's layers (a closure or a bound "
+        "method keeps them)"
+    )
+
+
+def _expect_assigned(
+    bench: Bench, model: nn.Module, tensors: Mapping[str, Any], images: Tensor, expected: Tensor
+) -> None:
+    """A state that is assigned, not copied (how models built on the meta device get their weights), is used."""
+    given = {n: t.clone() if isinstance(t, Tensor) else t for n, t in tensors.items()}
+    try:
+        model.load_state_dict(given, assign=True)
+    except Exception as error:  # a load_state_dict of its own that knows no such keyword
+        bench.notes["assign"] = f"not taken ({type(error).__name__})"
+        return
+    off, bound = rowwise(float64_logits(bench, model, images), expected), rounding_bound(bench)
+    assert off <= bound, (
+        f"{bench.who}: after load_state_dict(assign=True) the logits are off by {off:.1e}, expected at most "
+        f"{bound:.1e}: the forward pass uses tensors that were taken from its parameters before"
+    )
+
+
+def _savable(state_dict: dict[str, Any]) -> dict[str, Tensor]:
+    """What safetensors takes: contiguous tensors, of which no two share memory."""
+    tensors: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in state_dict.items():
+        if isinstance(tensor, Tensor):
+            place = tensor.untyped_storage().data_ptr()
+            tensors[name] = (tensor.clone() if place in taken else tensor).contiguous()
+            taken.add(place)
+    return tensors
