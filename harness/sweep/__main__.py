@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         _validate(given)
-        from harness.sweep.session import dry_run, sweep
+        from harness.sweep.driver import dry_run, sweep
 
         if not any(Path(argument.split("::")[0]).exists() for argument in rest) and not given.resume:
             rest = ["suites", *rest]

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.sweep.events import Ended, Event, Lost, Rows, Started
-from harness.sweep.ledger import Ledger
-from harness.sweep.task import Task
+from harness.sweep.merged_run import MergedRun
+from harness.sweep.tasks import Event, Lost, Started, Task, TaskEnded, TaskRows
 
 PATIENCE = 1.0
 """Seconds that the engine may wait for news."""
@@ -67,7 +66,7 @@ class Dispatch:
         self,
         tasks: Sequence[Task],
         engine: Engine,
-        ledger: Ledger,
+        ledger: MergedRun,
         *,
         attempts: int = 3,
         watch: Callable[[State], None] = lambda state: None,
@@ -122,14 +121,14 @@ class Dispatch:
         match event:
             case Started():
                 flight.placement = event.placement
-            case Rows():
+            case TaskRows():
                 self.ledger.take(task, event.lines, flight.placement)
-            case Ended() | Lost() if not task.leaves_rows:
+            case TaskEnded() | Lost() if not task.leaves_rows:
                 self.ledger.settle(task)
-                failed = isinstance(event, Ended) and event.failed
+                failed = isinstance(event, TaskEnded) and event.failed
                 self._finish_own(number, task, event.reason, failed=failed)
-            case Ended() | Lost():
-                hopeless = isinstance(event, Ended) and event.hopeless
+            case TaskEnded() | Lost():
+                hopeless = isinstance(event, TaskEnded) and event.hopeless
                 self._finish(number, flight, event.reason, hopeless=hopeless)
 
     def _finish(self, number: int, flight: Flight, reason: str, *, hopeless: bool) -> None:

@@ -1,4 +1,4 @@
-"""From a selection to a list of tasks that is the same on every start."""
+"""The tasks of a sweep, from a collection of tests, and estimates of their cost."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import RequestError
-from harness.sweep.listing import FILE
-from harness.sweep.task import CONFORMANCE, OWN, Case, Task
+from harness.sweep.pytest_plugin import FILE
+from harness.sweep.tasks import CONFORMANCE, OWN, Case, Task
 
 LISTING_TIMEOUT = 600.0
 """Seconds; the whole of a library takes two minutes."""
 
 
-OURS = ("-p", "harness.sweep.listing", "--collect-only", "-q")
+OURS = ("-p", "harness.sweep.pytest_plugin", "--collect-only", "-q")
 
 
 def collect(arguments: Sequence[str], directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -83,3 +83,30 @@ def plan(rows: Iterable[Mapping[str, Any]], *, repeats: int = 1) -> tuple[Task, 
     if not tasks:
         raise RequestError("the selection is empty: no test is left to run")
     return tuple(tasks)
+
+
+START = 6.0
+"""Seconds to start Python and import torch and the libraries."""
+BASE_BYTES = 6e8
+BYTES_PER_PARAMETER = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of one task."""
+
+    seconds: float
+    memory: float
+    """Bytes."""
+
+
+def estimate(task: Task, *, budget: float) -> Estimate:
+    """``budget`` is the ``--budget`` of each benchmark in seconds."""
+    millions = task.parameters / 1e6
+    memory = BASE_BYTES + BYTES_PER_PARAMETER * task.parameters
+    if task.measures:
+        return Estimate(seconds=START + 1.5 * budget * len(task.cases), memory=memory)
+    if task.suite == "zoo":
+        return Estimate(seconds=START + 10 + millions, memory=memory)
+    share = min(1.0, len(task.cases) / 28)
+    return Estimate(seconds=START + share * (5 + 2.7 * millions), memory=memory)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.plugin import judge
+from harness.plugin.fixtures import judge
 
 if TYPE_CHECKING:
     from harness.bench.bench import Bench

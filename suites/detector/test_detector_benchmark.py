@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from harness.plugin.run import Session
     from harness.records.schema import Mode
-    from harness.session import Session
 
 SIZES = {"cpu": (1, 256), "cuda": (4, 800)}
 """Images in a batch, and their side."""

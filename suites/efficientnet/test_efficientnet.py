@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.plugin import judge
+from harness.plugin.fixtures import judge
 from suites.efficientnet.architectures import B5, B6, B7, FAMILY
 
 if TYPE_CHECKING:

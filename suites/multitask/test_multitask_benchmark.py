@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.session import Session
+    from harness.plugin.run import Session
 
 STEP = 1.05
 """With fixed weights, at most, of a single-task step's time."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.plugin import judge
-from harness.published import conforming, deviating
+from harness.plugin.fixtures import judge
+from harness.plugin.known_deviations import conforming, deviating
 from harness.records.schema import MeasurementRecord
 from harness.subjects.loading import own_subjects
 from suites.resnet.architectures import FAMILY
 
 if TYPE_CHECKING:
     from harness.bench.bench import Bench
-    from harness.session import Session
+    from harness.plugin.run import Session
 
 
 def test_conformance(subject: Bench, check: str) -> None:

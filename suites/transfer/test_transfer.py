@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.plugin import judge
-from harness.published import conforming, deviating
+from harness.plugin.fixtures import judge
+from harness.plugin.known_deviations import conforming, deviating
 from suites.transfer.architectures import FAMILY
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.session import Session
+    from harness.plugin.run import Session
 
 STEP, MEMORY, CACHED = 0.45, 0.4, 0.1
 """At most, of a full step's time and memory; and of the same step's time without cached features."""

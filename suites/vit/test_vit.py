@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.plugin import judge
-from harness.published import conforming
+from harness.plugin.fixtures import judge
+from harness.plugin.known_deviations import conforming
 from suites.vit.architectures import FAMILY, VIT_TINY_8
 
 if TYPE_CHECKING:

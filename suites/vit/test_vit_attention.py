@@ -9,7 +9,7 @@ import pytest
 from harness.records.schema import MeasurementRecord
 
 if TYPE_CHECKING:
-    from harness.session import Session
+    from harness.plugin.run import Session
     from suites.vit.model import VisionTransformer
 
 

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.session import Session
+    from harness.plugin.run import Session
 
 PALACE, DAISY = 698, 985
 """ImageNet's indices of what scikit-learn's china.jpg and flower.jpg show."""

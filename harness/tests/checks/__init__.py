@@ -1,1 +1,1 @@
-"""Tests of `harness.checks.registry`."""
+"""Tests of `harness.checks`."""

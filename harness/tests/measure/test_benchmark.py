@@ -104,7 +104,6 @@ def measuring(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> Measuri
     monkeypatch.setattr("harness.measure.machine.COPIED", {"cpu": 4096})
     monkeypatch.setattr("harness.measure.benchmark.MOST_ROUNDS", 8)
     monkeypatch.setattr("harness.measure.rounds.MOST_ROUNDS", 8)
-    monkeypatch.setattr("harness.measure.rounds.MOST_ROUNDS", 8)
     return Measuring(run="r", device=torch.device("cpu"), budget=60, record=records.append)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from harness.errors import RequestError
 from harness.measure.setting import Setting, matrix
-from harness.options import MeasurementOptions
+from harness.plugin.options import MeasurementOptions
 
 
 def test_the_default_is_both_modes_as_the_device_likes_it() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.errors import RequestError
-from harness.session import Session
+from harness.plugin.run import Session
 from harness.tests.judged import GOOD, ROOT, run, tiny
 from reports.frames import load
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.isolate import run_isolated
+from harness.plugin.isolation import run_isolated
 from harness.tests.judged import GOOD, run, tiny
 from reports.frames import load
 

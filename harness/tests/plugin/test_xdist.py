@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from harness.plugin.xdist import packed, unpacked
 from harness.records.schema import CheckRecord, MeasurementRecord, Record
 from harness.tests.judged import GOOD, Run, run, tiny
-from harness.workers import packed, unpacked
 from reports.frames import load
 
 CHECKS = ("-k", "parameters or shapes_on_values or nan_propagation")

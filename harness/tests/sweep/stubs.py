@@ -9,9 +9,8 @@ from pathlib import Path
 
 from harness.records.codec import to_row
 from harness.records.schema import CheckRecord, MeasurementRecord
-from harness.sweep.engine import Order
-from harness.sweep.events import Ended, Event, Rows, Started
-from harness.sweep.task import Case, Task
+from harness.sweep.ray_engine import Order
+from harness.sweep.tasks import Case, Event, Started, Task, TaskEnded, TaskRows
 
 
 def tasks(count: int, *, checks: int = 1) -> tuple[Task, ...]:
@@ -64,8 +63,8 @@ def order(run: str = "r", *, directory: str = "", cpus: int = 1) -> Order:
 def at_once(task: Task, order: Order) -> Iterator[Event]:
     """All verdicts without delay."""
     yield Started(placement={"node": "n", "host": "h"})
-    yield Rows(lines=tuple(verdict(task, case) for case in task.cases))
-    yield Ended()
+    yield TaskRows(lines=tuple(verdict(task, case) for case in task.cases))
+    yield TaskEnded()
 
 
 GATE = "gate"
@@ -80,7 +79,7 @@ def gated(task: Task, order: Order) -> Iterator[Event]:
     yield Started(placement={"node": ray.get_runtime_context().get_node_id(), "host": "h"})
     end = time.monotonic() + LIMIT
     for case in task.cases:
-        yield Rows(lines=(verdict(task, case),))
+        yield TaskRows(lines=(verdict(task, case),))
         while not (Path(order.directory) / GATE).exists() and time.monotonic() < end:
             time.sleep(0.05)
-    yield Ended()
+    yield TaskEnded()

@@ -14,7 +14,7 @@ import psutil
 
 from harness.records.run_store import RunStore
 from harness.sweep.dispatch import Dispatch, State
-from harness.sweep.ledger import Ledger
+from harness.sweep.merged_run import MergedRun
 from harness.sweep.staging import ROOT
 from harness.tests.sweep import stubs
 
@@ -24,7 +24,7 @@ def main(count: int) -> None:
     import ray
 
     from harness.sweep.cluster import connect
-    from harness.sweep.engine import RayEngine
+    from harness.sweep.ray_engine import RayEngine
 
     connect("local", working_directory=None, environment={"PYTHONPATH": str(ROOT)})
     try:
@@ -38,7 +38,7 @@ def main(count: int) -> None:
             dispatch = Dispatch(
                 stubs.tasks(count),
                 RayEngine(stubs.order(), execute=stubs.at_once),
-                Ledger(RunStore(Path(folder), "run")),
+                MergedRun(RunStore(Path(folder), "run")),
                 watch=watch,
             )
             wall, core = time.monotonic(), time.process_time()

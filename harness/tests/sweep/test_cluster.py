@@ -12,7 +12,7 @@ from harness.errors import RequestError
 from harness.records.codec import read_records
 from harness.records.run_store import RECORDS, RunStore
 from harness.sweep.dispatch import Dispatch, State
-from harness.sweep.ledger import Ledger
+from harness.sweep.merged_run import MergedRun
 from harness.sweep.staging import ROOT
 from harness.tests.sweep import stubs
 
@@ -43,7 +43,7 @@ def two_nodes() -> Iterator[Any]:
 
 def test_a_node_killed_in_the_middle_loses_nothing(two_nodes: Any, tmp_path: Path) -> None:
     from harness.sweep.cluster import check_room, nodes, survey
-    from harness.sweep.engine import RayEngine
+    from harness.sweep.ray_engine import RayEngine
 
     found = nodes()
     with pytest.raises(RequestError, match=r"more than any node has; there are .*0 GPUs and 1 cores"):
@@ -70,7 +70,7 @@ def test_a_node_killed_in_the_middle_loses_nothing(two_nodes: Any, tmp_path: Pat
 
     store = RunStore(tmp_path, "run")
     engine = RayEngine(stubs.order(directory=str(began)), execute=stubs.gated)
-    dispatch = Dispatch(work, engine, Ledger(store), watch=kill_in_the_middle)
+    dispatch = Dispatch(work, engine, MergedRun(store), watch=kill_in_the_middle)
     dispatch.run()
     assert killed
     rows = [r.test for r in read_records(tmp_path / "run" / RECORDS)]

@@ -12,10 +12,9 @@ from harness.records.codec import read_records
 from harness.records.run_store import RECORDS, RunStore
 from harness.records.schema import CheckRecord, MeasurementRecord
 from harness.sweep.dispatch import Dispatch, State
-from harness.sweep.events import Ended, Event, Lost, Rows, Started
-from harness.sweep.ledger import Ledger
+from harness.sweep.merged_run import MergedRun
 from harness.sweep.progress import describe
-from harness.sweep.task import OWN, Case, Task
+from harness.sweep.tasks import OWN, Case, Event, Lost, Started, Task, TaskEnded, TaskRows
 from harness.tests.sweep.stubs import sample, tasks, verdict
 
 Behaviour = Callable[[Task, int], Sequence[Event]]
@@ -51,7 +50,7 @@ class Script:
 
 def sweep(folder: Path, work: Sequence[Task], behaviour: Behaviour) -> tuple[Script, Dispatch, list[CheckRecord]]:
     engine = Script(behaviour)
-    dispatch = Dispatch(work, engine, Ledger(RunStore(folder, "run")))
+    dispatch = Dispatch(work, engine, MergedRun(RunStore(folder, "run")))
     dispatch.run()
     return engine, dispatch, verdicts(folder)
 
@@ -61,7 +60,7 @@ def verdicts(folder: Path) -> list[CheckRecord]:
 
 
 def fine(task: Task, tries: int) -> Sequence[Event]:
-    return [HERE, Rows(lines=tuple(verdict(task, c) for c in task.cases)), Ended()]
+    return [HERE, TaskRows(lines=tuple(verdict(task, c) for c in task.cases)), TaskEnded()]
 
 
 def test_every_row_names_the_run_the_task_and_where_it_ran(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_every_row_names_the_run_the_task_and_where_it_ran(tmp_path: Path) -> No
 def test_a_lost_worker_costs_only_the_tests_without_a_verdict(tmp_path: Path) -> None:
     def dies_once(task: Task, tries: int) -> Sequence[Event]:
         if tries == 1:
-            return [HERE, Rows(lines=(verdict(task, task.cases[0]),)), Lost(reason="NodeDiedError: gone")]
+            return [HERE, TaskRows(lines=(verdict(task, task.cases[0]),)), Lost(reason="NodeDiedError: gone")]
         return fine(task, tries)
 
     engine, dispatch, rows = sweep(tmp_path, tasks(2, checks=3), dies_once)
@@ -90,9 +89,9 @@ def test_what_ends_its_process_each_time_is_given_up_and_the_rest_goes_on(tmp_pa
         ok: list[Event] = []
         for case in task.cases:
             if case.check == "c1":
-                return [HERE, *ok, Ended(reason="the process died of SIGSEGV")]
-            ok.append(Rows(lines=(verdict(task, case),)))
-        return [HERE, *ok, Ended()]
+                return [HERE, *ok, TaskEnded(reason="the process died of SIGSEGV")]
+            ok.append(TaskRows(lines=(verdict(task, case),)))
+        return [HERE, *ok, TaskEnded()]
 
     engine, _, rows = sweep(tmp_path, tasks(1, checks=3), crashes)
     assert {r.check: r.outcome for r in rows} == {"c0": "passed", "c1": "error", "c2": "passed"}
@@ -105,7 +104,7 @@ def test_what_ends_its_process_each_time_is_given_up_and_the_rest_goes_on(tmp_pa
 
 def test_a_request_that_pytest_refuses_is_given_up_as_a_whole(tmp_path: Path) -> None:
     engine, _, rows = sweep(
-        tmp_path, tasks(1, checks=3), lambda *_: [Ended(reason="ended with code 4: ERROR: no", hopeless=True)]
+        tmp_path, tasks(1, checks=3), lambda *_: [TaskEnded(reason="ended with code 4: ERROR: no", hopeless=True)]
     )
     assert [r.outcome for r in rows] == ["error"] * 3
     assert len(engine.given) == 3
@@ -125,9 +124,9 @@ def test_a_benchmark_waits_for_the_verdicts_and_is_flagged_by_them(tmp_path: Pat
         outcome = "passed" if task.measures else "failed"
         return [
             HERE,
-            Rows(lines=(sample(task, "speed"),) if task.measures else ()),
-            Rows(lines=(verdict(task, task.cases[0], outcome),)),
-            Ended(),
+            TaskRows(lines=(sample(task, "speed"),) if task.measures else ()),
+            TaskRows(lines=(verdict(task, task.cases[0], outcome),)),
+            TaskEnded(),
         ]
 
     engine, _, _ = sweep(tmp_path, [speed, judged], measures)
@@ -139,8 +138,8 @@ def test_a_benchmark_waits_for_the_verdicts_and_is_flagged_by_them(tmp_path: Pat
 def test_a_measurement_whose_test_came_to_no_verdict_is_not_kept_twice(tmp_path: Path) -> None:
     def half(task: Task, tries: int) -> Sequence[Event]:
         if tries == 1:
-            return [HERE, Rows(lines=(sample(task, "x"),)), Lost(reason="gone")]
-        return [HERE, Rows(lines=(sample(task, "x"), verdict(task, task.cases[0]))), Ended()]
+            return [HERE, TaskRows(lines=(sample(task, "x"),)), Lost(reason="gone")]
+        return [HERE, TaskRows(lines=(sample(task, "x"), verdict(task, task.cases[0]))), TaskEnded()]
 
     sweep(tmp_path, tasks(1), half)
     kinds = [r.kind for r in read_records(tmp_path / "run" / RECORDS)]
@@ -149,7 +148,7 @@ def test_a_measurement_whose_test_came_to_no_verdict_is_not_kept_twice(tmp_path:
 
 def test_in_a_mixed_cluster_a_measurement_says_on_which_kind_of_device(tmp_path: Path) -> None:
     (task,) = tasks(1)
-    ledger = Ledger(RunStore(tmp_path, "run"), several_kinds=True)
+    ledger = MergedRun(RunStore(tmp_path, "run"), several_kinds=True)
     ledger.take(task, [sample(task, "x"), verdict(task, task.cases[0])], {"kind": "Fast GPU"})
     ledger.close()
     measured = next(iter(read_records(tmp_path / "run" / RECORDS)))
@@ -159,7 +158,7 @@ def test_in_a_mixed_cluster_a_measurement_says_on_which_kind_of_device(tmp_path:
 
 def test_tests_of_our_own_code_that_fail_are_said_and_leave_no_row(tmp_path: Path) -> None:
     own = Task(suite="s", subject=OWN, architecture="test_s", cases=(Case(test="s.py::t", check="t"),))
-    _, dispatch, rows = sweep(tmp_path, [own], lambda *_: [HERE, Ended(failed=True)])
+    _, dispatch, rows = sweep(tmp_path, [own], lambda *_: [HERE, TaskEnded(failed=True)])
     assert not rows
     assert dispatch.broken == ["s/own tests:test_s-conformance: failed; reproduce: pytest 's.py::t'"]
 
@@ -174,12 +173,12 @@ def test_interrupted_and_gone_on_with(tmp_path: Path) -> None:
 
     engine = Script(interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Dispatch(work, engine, Ledger(RunStore(tmp_path, "run"))).run()
+        Dispatch(work, engine, MergedRun(RunStore(tmp_path, "run"))).run()
     assert engine.stopped
     assert len(verdicts(tmp_path)) == 6
     known = list(read_records(tmp_path / "run" / RECORDS))
     again = Script(fine)
-    dispatch = Dispatch(work, again, Ledger(RunStore(tmp_path, "run", resume=True), known))
+    dispatch = Dispatch(work, again, MergedRun(RunStore(tmp_path, "run", resume=True), known))
     dispatch.run()
     assert [t.architecture for t in again.given] == ["a3"]
     assert sorted(r.test for r in verdicts(tmp_path)) == sorted(c.test for t in work for c in t.cases)

@@ -10,13 +10,12 @@ import pytest
 
 from harness.errors import RequestError
 from harness.sweep.__main__ import main
-from harness.sweep.cores import core_sets, pinned
+from harness.sweep.cluster import NodeFacts, differences, probe
+from harness.sweep.placement import core_sets, pinned
 from harness.sweep.plan import collect, plan
-from harness.sweep.process import arguments
-from harness.sweep.shard import shard_name, write_shard
-from harness.sweep.staging import ROOT, absolute, staged
-from harness.sweep.survey import Facts, differences, probe
-from harness.sweep.task import OWN, read_plan, to_json
+from harness.sweep.staging import ROOT, absolute, shard_name, staged, write_shard
+from harness.sweep.tasks import OWN, read_plan, to_json
+from harness.sweep.worker import arguments
 
 
 def row(test: str, **facts: Any) -> dict[str, Any]:
@@ -99,9 +98,9 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, caps
 def test_nodes_that_differ_are_listed() -> None:
     same = {"python": "3.12.1", "torch": "2.9.0", "torchvision": "1", "timm": "1", "ray": "2.50"}
     answers = {
-        "a": Facts(host="a", versions=same),
-        "b": Facts(host="b", versions={**same, "torch": "2.8.0"}),
-        "c": Facts(host="c", versions=same, trouble="PermissionError: no"),
+        "a": NodeFacts(host="a", versions=same),
+        "b": NodeFacts(host="b", versions={**same, "torch": "2.8.0"}),
+        "c": NodeFacts(host="c", versions=same, trouble="PermissionError: no"),
     }
     assert differences(answers) == [
         "torch differs between nodes: most have 2.9.0; b has 2.8.0",
@@ -139,7 +138,7 @@ def test_core_sets_are_disjoint() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
 def test_neighbours_hold_different_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.sweep.cores.PATIENCE", 0.1)
+    monkeypatch.setattr("harness.sweep.placement.PATIENCE", 0.1)
     before = os.sched_getaffinity(0)
     with pinned(len(before), tmp_path) as cores:
         assert set(cores) == before

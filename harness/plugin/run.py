@@ -1,4 +1,4 @@
-"""What one pytest invocation holds: options, subjects, the bench in use, and the run's store."""
+"""What one invocation holds: the request, the run's store and rows, the bench in use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from harness.errors import RequestError, StoreError
 from harness.measure.setting import Setting, matrix
-from harness.options import MeasurementOptions
+from harness.plugin.options import MeasurementOptions
 from harness.process.hardware import SEEDS, device_named
 from harness.records.codec import read_records
 from harness.records.run_store import RECORDS, RunStore, new_run_id
@@ -28,7 +30,7 @@ from harness.subjects.subject import Subject, label_of
 if TYPE_CHECKING:
     from harness.bench.bench import Bench
     from harness.measure.benchmark import Measuring
-    from harness.measure.progress import Terminal
+    from harness.plugin.terminal import Terminal
 
 
 FEW = 2
@@ -148,7 +150,7 @@ class Session:
         import torch
 
         from harness.measure.benchmark import Measuring, silent
-        from harness.measure.progress import TerminalProgress
+        from harness.plugin.terminal import TerminalProgress
 
         if self._measuring is None:
             self._measuring = Measuring(
@@ -221,6 +223,9 @@ class Session:
         """Why the subject's speed must not be ranked; empty where it may."""
         checks = self.failed.get(f"{subject.label}:{subject.architecture.name}", [])
         return f"failed {', '.join(sorted(set(checks)))}" if checks else ""
+
+
+SESSION = pytest.StashKey[Session]()
 
 
 def _of_reference(record: CheckRecord) -> bool:

@@ -1,17 +1,43 @@
-"""What came of a subject's test, as the row that is kept of it."""
+"""Converts a pytest report to a CheckRecord."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.errors import first_line
+from harness.plugin import xdist
+from harness.plugin.run import SESSION, Session
 from harness.records.schema import SPEED, CheckRecord, Outcome
 from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
-    from harness.session import Session
+    from harness.plugin.run import Session
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A subject that hung once is not called again."""
+    subject = subject_of(item)
+    if subject is not None and subject.id in item.config.stash[SESSION].hung:
+        pytest.skip(f"not run: {subject.id} hung in {item.config.stash[SESSION].hung[subject.id]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Record the outcome of every test of a subject."""
+    report = yield
+    session = item.config.stash[SESSION]
+    row = row_of(item, call, report, session)
+    if row is not None:
+        session.record(row)
+    if session.outbox:
+        report.rows = xdist.packed(session.outbox)  # type: ignore[attr-defined]
+        session.outbox.clear()
+    return report
 
 
 def params_of(item: pytest.Item) -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""A pytest plugin that writes what was collected: it makes a selection, with everything pytest can select by, a list.
-
-Used as ``python -m pytest -p harness.sweep.listing --collect-only SELECTION``; the file to write is named by the
-environment variable `FILE`. The first row has the options without files and folders; then one row a test, in pytest's
-order.
-"""
+"""Loaded into the processes of a sweep: lists collected tests; exits with the parent process."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +55,20 @@ def _row(item: pytest.Item) -> dict[str, Any]:
         "configuration": "" if skipped else setting,  # a benchmark that is not run needs no process of its own
         "parameters": subject.architecture.parameters,
     }
+
+
+LOOK = 1.0
+"""Seconds between looks at the parent."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start looking."""
+    threading.Thread(target=_watch, args=(os.getppid(),), name="leash", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    pause = threading.Event()
+    while not pause.wait(LOOK):
+        if os.getppid() != parent:
+            leads = os.getpgid(0) == os.getpid()
+            (os.killpg if leads else os.kill)(os.getpid(), signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""The unit of a sweep: one architecture of one subject in one configuration."""
+"""The unit of a sweep, and the events of a task on its way."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,40 @@ def read_plan(path: Path) -> tuple[tuple[Task, ...], tuple[str, ...]]:
     """Tasks and arguments that `to_json` wrote. Raises OSError or ValueError."""
     plan = json.loads(path.read_text())
     return tuple(task_from(t) for t in plan["tasks"]), tuple(plan["arguments"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A worker has taken it."""
+
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """Node, devices, cores: see `harness.sweep.placement`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRows:
+    """Lines of its ``records.jsonl``, as they were written."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEnded:
+    """Its process is over."""
+
+    reason: str = ""
+    """Why it came to no verdict; empty where it did."""
+    failed: bool = False
+    """A test failed, which for most tests a row says too."""
+    hopeless: bool = False
+    """pytest refused the request: no part of it would do better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """Its worker or node is gone."""
+
+    reason: str
+
+
+Event = Started | TaskRows | TaskEnded | Lost

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.sweep import warm
-from harness.sweep.events import Ended
-from harness.sweep.process import run
+from harness.process import fork_server
 from harness.sweep.staging import ROOT
-from harness.sweep.task import Case, Task
+from harness.sweep.tasks import Case, Task, TaskEnded
+from harness.sweep.worker import run
 
 FORMS = pytest.mark.parametrize("forked", [False, True], ids=["anew", "forked"])
 TESTS = """
@@ -50,25 +49,25 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def stopped() -> Iterator[None]:
     yield
-    warm.stop()
+    fork_server.stop()
 
 
-def ended(tmp_path: Path, name: str, *, forked: bool, timeout: float = 120.0) -> Ended:
+def ended(tmp_path: Path, name: str, *, forked: bool, timeout: float = 120.0) -> TaskEnded:
     path = tmp_path / "test_task.py"
     path.write_text(TESTS.format(log=str(tmp_path / "log")))
     (tmp_path / "conftest.py").write_text(OPTIONS)
     task = Task(suite="s", subject="ours", architecture="a", cases=(Case(test=f"{path}::{name}", check="c"),))
     (*_, last) = run(task, [], directory=ROOT, timeout=timeout, environment={"SAID": "so"}, forked=forked)
-    assert isinstance(last, Ended)
+    assert isinstance(last, TaskEnded)
     return last
 
 
 @FORMS
 def test_how_it_ended(tmp_path: Path, forked: bool) -> None:
-    assert ended(tmp_path, "test_passes", forked=forked) == Ended()
-    assert ended(tmp_path, "test_fails", forked=forked) == Ended(failed=True)
+    assert ended(tmp_path, "test_passes", forked=forked) == TaskEnded()
+    assert ended(tmp_path, "test_fails", forked=forked) == TaskEnded(failed=True)
     assert "the process ended with code 7" in ended(tmp_path, "test_dies", forked=forked).reason
-    assert ended(tmp_path, "test_passes", forked=forked) == Ended()
+    assert ended(tmp_path, "test_passes", forked=forked) == TaskEnded()
     assert ended(tmp_path, "no_such_test", forked=forked).hopeless
     (first, imported, said), (second, *_) = (line.split() for line in (tmp_path / "log").read_text().splitlines())
     assert first != second
@@ -86,7 +85,7 @@ def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
     """A worker that is killed takes its server along, and what that has forked."""
     program = (
         "import sys; from pathlib import Path; from harness.sweep import warm\n"
-        "started = warm.start(['-p', 'harness.sweep.leash', sys.argv[1]], Path(sys.argv[2]), Path.cwd(), {})\n"
+        "started = warm.start(['-p', 'harness.sweep.pytest_plugin', sys.argv[1]], Path(sys.argv[2]), Path.cwd(), {})\n"
         "print(started.pid, flush=True)\nstarted.wait()"
     )
     (tmp_path / "test_task.py").write_text(TESTS.format(log=str(tmp_path / "log")))
@@ -104,10 +103,10 @@ def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
 
 
 def test_a_dead_server_is_replaced(tmp_path: Path) -> None:
-    assert ended(tmp_path, "test_passes", forked=True) == Ended()
-    warm._kept["server"]._process.kill()
-    warm._kept["server"]._process.wait()
-    assert ended(tmp_path, "test_passes", forked=True) == Ended()
+    assert ended(tmp_path, "test_passes", forked=True) == TaskEnded()
+    fork_server._kept["server"]._process.kill()
+    fork_server._kept["server"]._process.wait()
+    assert ended(tmp_path, "test_passes", forked=True) == TaskEnded()
 
 
 def _alive(pid: int) -> bool:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError, StoreError
+from harness.plugin.terminal import summary_lines
 from harness.records.codec import read_records
 from harness.records.run_store import RECORDS, RunStore, new_run_id
-from harness.summary import lines
-from harness.sweep.estimate import Estimate, estimate
-from harness.sweep.ledger import FAILED, Ledger
-from harness.sweep.plan import collect, plan
+from harness.sweep.merged_run import FAILED, MergedRun
+from harness.sweep.plan import Estimate, collect, estimate, plan
 from harness.sweep.progress import Progress, duration
 from harness.sweep.staging import ROOT, absolute, staged
-from harness.sweep.task import Task, read_plan, to_json
+from harness.sweep.tasks import Task, read_plan, to_json
 
 if TYPE_CHECKING:
     from harness.sweep.dispatch import Dispatch
@@ -60,7 +59,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
         from harness.sweep import cluster
         from harness.sweep.dispatch import Dispatch
-        from harness.sweep.engine import DesertedError, Order, RayEngine
+        from harness.sweep.ray_engine import DesertedError, Order, RayEngine
 
         environment = {"PYTHONPATH": str(ROOT)} if folder is None else {}
         cluster.connect(given.address, working_directory=folder, environment=environment)
@@ -86,7 +85,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
                 results_url=url,
             )
             print(f"{len(tasks)} tasks on {len(found)} nodes; records: {store.folder / RECORDS}", flush=True)
-            ledger = Ledger(store, known, several_kinds=len({f.kind for f in facts}) > 1)
+            ledger = MergedRun(store, known, several_kinds=len({f.kind for f in facts}) > 1)
             dispatch = Dispatch(tasks, RayEngine(order), ledger, attempts=given.attempts, watch=Progress())
             why = ""
             try:
@@ -191,15 +190,15 @@ def _write_head(store: RunStore, about: dict[str, Any], tasks: Sequence[Task], r
 
 
 def _upload(url: str, store: RunStore) -> None:
-    from harness.sweep.shard import upload
+    from harness.sweep.staging import upload
 
     for path in sorted(p for p in store.folder.iterdir() if p.is_file()):
         upload(url, store.run, path.name, path.read_bytes())
 
 
-def _sum_up(store: RunStore, ledger: Ledger, dispatch: Dispatch, why: str) -> int:
+def _sum_up(store: RunStore, ledger: MergedRun, dispatch: Dispatch, why: str) -> int:
     records = list(read_records(store.folder / RECORDS))
-    for line in lines(records):
+    for line in summary_lines(records):
         print(line)
     for broken in dispatch.broken:
         print(f"failed: {broken}")

@@ -20,7 +20,7 @@ from harness.records.schema import CheckRecord, Record
 from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
-    from harness.session import Session
+    from harness.plugin.run import Session
 
 CRASHED = "???"
 """``when`` of the report that pytest-xdist makes for a worker that died."""

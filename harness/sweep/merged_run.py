@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import StoreError
 from harness.records.run_store import RunStore
 from harness.records.schema import SPEED, CheckRecord, MeasurementRecord, Record
-from harness.sweep.task import Case, Task
+from harness.sweep.tasks import Case, Task
 
 FAILED = ("failed", "error")
 KINDS: Mapping[str, type[CheckRecord] | type[MeasurementRecord]] = {
@@ -26,7 +26,7 @@ def record_from(row: Mapping[str, Any]) -> Record:
     return kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
 
 
-class Ledger:
+class MergedRun:
     """Writes rows as they come. Each says in its details which task it is of and where that ran.
 
     Measurements wait for the verdict of their test, so that a test which a dying worker left half done leaves nothing

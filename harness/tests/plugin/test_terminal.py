@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.measure.progress import TerminalProgress
+from harness.plugin.terminal import TerminalProgress
 
 
 class Terminal:

@@ -16,12 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.errors import first_line
 from harness.sweep import cluster
-from harness.sweep.cores import pinned
-from harness.sweep.events import Ended, Event, Lost, Rows, Started
-from harness.sweep.placement import placement
-from harness.sweep.process import run
-from harness.sweep.shard import write_shard
-from harness.sweep.task import Task
+from harness.sweep.placement import pinned, placement
+from harness.sweep.staging import write_shard
+from harness.sweep.tasks import Event, Lost, Started, Task, TaskEnded, TaskRows
+from harness.sweep.worker import run
 
 AHEAD = 4
 """Tasks that wait at the engine beyond those that run, at least: the next one starts without asking the driver."""
@@ -72,7 +70,7 @@ def run_suites(task: Task, order: Order) -> Iterator[Event]:
             forked=not order.gpus,
         )
         for event in begun:
-            if isinstance(event, Rows):
+            if isinstance(event, TaskRows):
                 lines += event.lines
             elif order.results_url:
                 write_shard(order.results_url, order.run, f"{task.key}-{len(task.cases)}", lines)
@@ -99,13 +97,13 @@ class Mailbox:
 
 def carry_out(execute: Execute, number: int, task: Task, order: Order, mailbox: Any) -> Event:
     """Run on a worker: sends everything on as it happens, and returns how it ended."""
-    last: Event = Ended(reason="it ended without saying how")
+    last: Event = TaskEnded(reason="it ended without saying how")
     for event in execute(task, order):
-        if isinstance(event, Ended):
+        if isinstance(event, TaskEnded):
             last = event
         else:
             sent = mailbox.put.remote(number, event)
-            if isinstance(event, Rows):
+            if isinstance(event, TaskRows):
                 ray.get(sent)  # what has arrived can't be lost with this worker; letters of one sender keep their order
     return last
 

@@ -62,7 +62,7 @@ class Server:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._replies, theirs = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.sweep.warm", str(theirs)],
+            [sys.executable, "-m", "harness.process.fork_server", str(theirs)],
             cwd=directory,
             env=dict(environment),
             stdin=subprocess.PIPE,

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from harness.process import fork_server
 from harness.records.run_store import RECORDS
-from harness.sweep import warm
-from harness.sweep.events import Ended, Event, Rows
-from harness.sweep.task import Task
+from harness.sweep.tasks import Event, Task, TaskEnded, TaskRows
 
 POLL = 0.2
 """Seconds between looks at the rows."""
@@ -31,7 +30,7 @@ def arguments(task: Task, options: Sequence[str], results: Path) -> list[str]:
     """
     narrowed = task.leaves_rows and (task.suite == "zoo" or any(o.split("=")[0] == "--arch" for o in options))
     return [
-        *("-p", "harness.sweep.leash", "-p", "no:cacheprovider"),
+        *("-p", "harness.sweep.pytest_plugin", "-p", "no:cacheprovider"),
         *(case.test for case in task.cases),
         *options,
         *([f"--arch={task.architecture}"] if narrowed else []),
@@ -52,7 +51,7 @@ def run(
     """Run a task in ``directory``; yields its rows and, last, how it ended. Nothing is left running.
 
     ``timeout`` seconds are for the whole of it, on top of the ``--timeout`` that each test has. With ``forked`` the
-    process comes from one that has imported the libraries (see `harness.sweep.warm`).
+    process comes from one that has imported the libraries (see `harness.process.fork_server`).
     """
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         results, output = Path(folder) / "results", Path(folder) / "output"
@@ -78,14 +77,14 @@ def run(
             yield rows
         said = output.read_bytes().decode("utf-8", "replace") if output.exists() else ""
     if reason:
-        yield Ended(reason=reason)
+        yield TaskEnded(reason=reason)
     else:
-        yield Ended(reason=_reason(code, said), failed=code == 1, hopeless=code in REFUSED)
+        yield TaskEnded(reason=_reason(code, said), failed=code == 1, hopeless=code in REFUSED)
 
 
 def _spawn(
     given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes] | warm.Forked:
+) -> subprocess.Popen[bytes] | fork_server.Forked:
     with output.open("wb") as written:
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *given],
@@ -99,14 +98,14 @@ def _spawn(
 
 def _fork(
     given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes] | warm.Forked:
+) -> subprocess.Popen[bytes] | fork_server.Forked:
     try:
-        return warm.start(given, output, directory, environment)
+        return fork_server.start(given, output, directory, environment)
     except OSError:  # no fork on this system, or no memory for a server: an ordinary process will say what is wrong
         return _spawn(given, output, directory, environment)
 
 
-def _new_rows(results: Path, read: int) -> tuple[int, Rows | None]:
+def _new_rows(results: Path, read: int) -> tuple[int, TaskRows | None]:
     """Whole lines that were written since ``read`` bytes."""
     for path in results.glob(f"*/{RECORDS}"):
         with path.open("rb") as file:
@@ -114,7 +113,7 @@ def _new_rows(results: Path, read: int) -> tuple[int, Rows | None]:
             fresh = file.read()
         whole = fresh[: fresh.rfind(b"\n") + 1]
         if whole:
-            return read + len(whole), Rows(lines=tuple(whole.decode().splitlines()))
+            return read + len(whole), TaskRows(lines=tuple(whole.decode().splitlines()))
     return read, None
 
 

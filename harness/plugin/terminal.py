@@ -1,0 +1,99 @@
+"""The summary in the terminal, progress, and the page at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from harness.errors import first_line
+from harness.plugin.run import SESSION
+from harness.records.schema import SPEED, CheckRecord, Record
+
+TASK = "harness.sweep.pytest_plugin"
+"""The plugin that processes of a sweep are started with."""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line per subject, where the records are, and the report's path after a benchmark."""
+    session = config.stash[SESSION]
+    if session.store is None or config.pluginmanager.hasplugin(TASK):  # a sweep has one summary and report for all
+        return
+
+    terminalreporter.section("conformance")
+    for line in summary_lines(session.records):
+        terminalreporter.line(line)
+    if session.store_error:
+        terminalreporter.line(f"records: {session.store_error} ({len(session.store.unwritten)} rows not written)")
+    terminalreporter.line(f"records: {session.store.folder / 'records.jsonl'}")
+    if not config.getoption("--benchmark"):
+        terminalreporter.line(f"report:  python -m reports {session.store.folder}")
+        return
+    try:
+        from reports.frames import load
+        from reports.parquet import write_parquet
+
+        terminalreporter.line(f"tables:  {', '.join(str(path) for path in write_parquet(load(session.store.folder)))}")
+    except Exception as error:  # the records are what counts
+        terminalreporter.line(f"tables:  not written: {first_line(error)}")
+    try:
+        from reports.page import write
+
+        terminalreporter.line(f"report:  {write(session.store.folder)}")
+    except Exception as error:  # the verdict stands whether or not the page could be written
+        terminalreporter.line(f"report:  not written: {type(error).__name__}: {first_line(error)}")
+
+
+def summary_lines(records: Iterable[Record]) -> Iterator[str]:
+    """One line per subject: its verdict, the counts, and the names of the checks that failed."""
+    grouped: dict[tuple[str, str], list[CheckRecord]] = {}
+    for record in records:
+        if isinstance(record, CheckRecord):
+            grouped.setdefault((record.architecture, record.subject), []).append(record)
+    for (architecture, subject), checks in grouped.items():
+        counts = Counter(c.outcome for c in checks)
+        failed = [c.check for c in checks if c.outcome in ("failed", "error")]
+        wrong = [name for name in failed if not name.startswith(SPEED)]
+        judged = any(c.outcome == "passed" and not c.check.startswith(SPEED) for c in checks)
+        verdict = "WRONG" if wrong else "right" if judged else "not judged"
+        tally = ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items()))
+        yield f"{architecture} of {subject}: {verdict} ({tally})" + (f": {', '.join(failed)}" if failed else "")
+
+
+class Terminal(Protocol):
+    """The part of pytest's terminal reporter that is used."""
+
+    @property
+    def isatty(self) -> bool:
+        """Whether lines can be rewritten."""
+        ...
+
+    def ensure_newline(self) -> None:
+        """Start a line of its own."""
+        ...
+
+    def rewrite(self, line: str, **markup: bool) -> None:
+        """Write over the current line."""
+        ...
+
+    def write_line(self, line: str) -> None:
+        """Write a line."""
+        ...
+
+
+class TerminalProgress:
+    """On a terminal one line that counts rounds; in a log one line per benchmark."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show ``done`` of ``total``."""
+        if done == 0:
+            self.terminal.ensure_newline()
+            if not self.terminal.isatty:
+                self.terminal.write_line(f"{what}: {total} rounds")
+        if self.terminal.isatty:
+            self.terminal.rewrite(f"{what}: round {done} of {total} ", erase=True)
