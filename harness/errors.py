@@ -21,3 +21,7 @@ def first_line(error: BaseException) -> str:
 
 class StoreError(RuntimeError):
     """The results folder can't be written or read; the message says which and why."""
+
+
+class RunError(RuntimeError):
+    """A run can't be found, read or written about; the message is one line that says which and why."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.places import brought_here
-from reports.reading import RunError, resolve
+from harness.errors import RunError
+from harness.records.runs import brought_here, resolve
 
 EXAMPLES = """\
 examples:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked for; 0, 1 where a comparison found a regression, 4 with one line of explanation."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["compare"]:
-        from reports.comparing import main as compare
+        from reports.comparison.command import main as compare
 
         return compare(words[1:])
     if words and words[0] not in ("html", "open", "table", "history") and not words[0].startswith("-"):
@@ -91,12 +91,12 @@ def _page(given: argparse.Namespace) -> str:
     if given.against:
         other, others = brought_here(given.against, given.results)
         earlier = resolve(other, Path(others))
-    from reports.page import write  # pandas and Altair: not for --help or a mistyped run
+    from reports.pages.run_page import write  # pandas and Altair: not for --help or a mistyped run
 
     page = write(folder, earlier, given.output)
     made = [page]
     if given.pictures:
-        from reports.browser import screenshots
+        from reports.pages.screenshots import screenshots
 
         try:
             made += screenshots(page)
@@ -108,8 +108,8 @@ def _page(given: argparse.Namespace) -> str:
 
 
 def _history(given: argparse.Namespace) -> str:
-    from reports.history_page import write_history
-    from reports.timeline import history
+    from reports.frames.history import history
+    from reports.pages.history_page import write_history
 
     output = given.output or Path("." if "://" in given.results else given.results) / "history.html"
     return str(write_history(history(given.results), output, given.results))
@@ -117,7 +117,7 @@ def _history(given: argparse.Namespace) -> str:
 
 def _table(given: argparse.Namespace) -> str:
     from reports import frames
-    from reports.printing import printed
+    from reports.export import printed
 
     run, results = brought_here(given.run, given.results)
     frame = getattr(frames, given.frame)(frames.load(run, results))

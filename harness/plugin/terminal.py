@@ -32,14 +32,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"report:  python -m reports {session.store.folder}")
         return
     try:
-        from reports.frames import load
-        from reports.parquet import write_parquet
+        from reports.export import write_parquet
+        from reports.frames.run import load
 
         terminalreporter.line(f"tables:  {', '.join(str(path) for path in write_parquet(load(session.store.folder)))}")
     except Exception as error:  # the records are what counts
         terminalreporter.line(f"tables:  not written: {first_line(error)}")
     try:
-        from reports.page import write
+        from reports.pages.run_page import write
 
         terminalreporter.line(f"report:  {write(session.store.folder)}")
     except Exception as error:  # the verdict stands whether or not the page could be written

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.frames import Run, load
-from reports.page import write
+from reports.frames.run import Run, load
+from reports.pages.run_page import write
 from reports.tests.made_runs import before_the_changes, full_run
 
 

@@ -9,8 +9,8 @@ import fsspec
 import pytest
 
 from reports.__main__ import main
+from reports.frames.history import FAILED, MEMORY, RATIO, history
 from reports.tests.made_runs import ENVIRONMENT, SCRIPT, check, compared, newer_row, write_run
-from reports.timeline import FAILED, MEMORY, RATIO, history
 
 
 def nightly(results: Path, runs: int = 12) -> Path:

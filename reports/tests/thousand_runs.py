@@ -58,8 +58,8 @@ def make_runs(results: Path, amount: int) -> None:
 def render(results: str) -> None:
     """Load and write the page of ``results``; prints wall seconds and peak resident bytes."""
     started = time.perf_counter()
-    from reports.history_page import write_history
-    from reports.timeline import history
+    from reports.frames.history import history
+    from reports.pages.history_page import write_history
 
     page = write_history(history(results), Path(results) / "history.html", results)
     seconds = time.perf_counter() - started

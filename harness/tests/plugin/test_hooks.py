@@ -16,7 +16,7 @@ import torch
 from harness.errors import RequestError
 from harness.plugin.run import Session
 from harness.tests.judged import GOOD, ROOT, run, tiny
-from reports.frames import load
+from reports.frames.run import load
 
 LIST = ("--collect-only", "-q")
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.plugin.isolation import run_isolated
 from harness.tests.judged import GOOD, run, tiny
-from reports.frames import load
+from reports.frames.run import load
 
 SEGFAULT = tiny("__import__('ctypes').string_at(0)")
 GREEDY = (

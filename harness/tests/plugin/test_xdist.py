@@ -10,7 +10,7 @@ import pytest
 from harness.plugin.xdist import packed, unpacked
 from harness.records.schema import CheckRecord, MeasurementRecord, Record
 from harness.tests.judged import GOOD, Run, run, tiny
-from reports.frames import load
+from reports.frames.run import load
 
 CHECKS = ("-k", "parameters or shapes_on_values or nan_propagation")
 DIES = tiny("__import__('os')._exit(7)")

@@ -1,0 +1,1 @@
+"""Two runs compared: the changes, and the command that prints them."""

@@ -1,0 +1,1 @@
+"""Chart specifications, tables and units."""

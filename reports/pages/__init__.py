@@ -1,0 +1,1 @@
+"""Pages: their order of sections, templates, styles and scripts."""

@@ -1,0 +1,288 @@
+"""Speed against the references: charts and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.drawing import units
+from reports.drawing.tables import Column, Table, csv_address, table
+from reports.drawing.vega import (
+    DRAWABLE,
+    GREY,
+    Chart,
+    across,
+    colour,
+    height_of,
+    inline_data,
+    rows_of,
+    settings,
+    specification,
+)
+from reports.frames.ratios import NOT_RANKED, SETTING
+from reports.sections.changes import WHAT, WHERE
+
+
+def implementations(speeds: pd.DataFrame) -> list[str]:
+    """Subjects, then references: one order, so that an implementation has one colour on all charts."""
+    ordered = pd.concat([speeds[speeds["role"] == "subject"], speeds[speeds["role"] != "subject"]])
+    return list(dict.fromkeys(ordered["subject"]))
+
+
+def ratio_charts(ratios: pd.DataFrame, names: Sequence[str]) -> list[Chart]:
+    """Per subject: throughput over each reference's, against 1.0 and the noise floor."""
+    import altair as alt
+
+    drawn = ratios[ratios["ratio"].between(*DRAWABLE)]
+    charts = []
+    for number, (subject, group) in enumerate(drawn.groupby("subject", sort=False)):
+        found = group.to_dict("records")
+        labels, alike = settings(found)
+        rows = []
+        for label, row in zip(labels, found, strict=True):
+            floor = row["noise_floor"]
+            seen = math.isfinite(floor) and floor < math.log(1e3)
+            bounded = row["low"] >= DRAWABLE[0] and row["high"] <= DRAWABLE[1]
+            rows.append(
+                {
+                    "setting": label,
+                    "reference": row["reference"],
+                    "ratio": row["ratio"],
+                    "low": row["low"] if bounded else None,
+                    "high": row["high"] if bounded else None,
+                    "band_low": math.exp(-floor) if seen else None,
+                    "band_high": math.exp(floor) if seen else None,
+                    "verdict": row["verdict"],
+                    "rounds": row["rounds"],
+                    "flag": row["flag"],
+                }
+            )
+        base = alt.Chart(inline_data(rows))
+        y = rows_of("setting")
+        offset = alt.YOffset("reference:N")
+        ends = [row[name] for row in rows for name in ("ratio", "low", "high", "band_low", "band_high")]
+        x = across(ends, "throughput ÷ reference's  (right of 1 is faster)", around=1.0)
+        band = base.mark_rect(opacity=0.16, color=GREY).encode(y=y, x=x("band_low"), x2="band_high:Q")
+        one = alt.Chart(inline_data([{"one": 1.0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x=x("one"))
+        shade = colour("reference", names, rows)
+        tooltip = ["setting:N", "reference:N", "ratio:Q", "low:Q", "high:Q", "rounds:Q", "verdict:N", "flag:N"]
+        ranked = alt.condition(f"datum.verdict === '{NOT_RANKED}'", alt.value(0.35), alt.value(1))
+        line = base.mark_rule(strokeWidth=2).encode(
+            y=y, yOffset=offset, x=x("low"), x2="high:Q", color=shade, opacity=ranked
+        )
+        point = base.mark_point(size=55, filled=True, opacity=1).encode(
+            y=y, yOffset=offset, x=x("ratio"), color=shade, opacity=ranked, tooltip=tooltip
+        )
+        flagged = bool((group["flag"] != "").any())
+        charts.append(
+            Chart(
+                name=f"ratio-{number}",
+                title=f"Speed of {subject} against each reference",
+                caption=(
+                    "Points right of 1 are faster than the reference, left of it slower; the line is a 95 % interval. "
+                    "The grey band is the noise floor from measuring the subject against itself: a point inside it, or "
+                    f"an interval that touches 1, shows no difference. Logarithmic scale, no unit.{alike}"
+                    + (" Pale points are of subjects that are wrong: they aren't ranked." if flagged else "")
+                ),
+                spec=specification(alt.layer(band, one, line, point), height=height_of(len(rows))),
+                csv=csv_address(group),
+            )
+        )
+    return charts
+
+
+def latency_chart(speeds: pd.DataFrame, names: Sequence[str]) -> Chart | None:
+    """Median, p95 and p99 of each implementation."""
+    import altair as alt
+
+    known = speeds[speeds["median"].between(*DRAWABLE) & speeds["p99"].between(*DRAWABLE)]
+    if not len(known):
+        return None
+    labels, alike = settings(known.to_dict("records"))
+    rows = [
+        {
+            "setting": label,
+            "implementation": row["subject"],
+            "median": row["median"] * 1e3,
+            "p95": row["p95"] * 1e3,
+            "p99": row["p99"] * 1e3,
+            "rounds": row["rounds"],
+        }
+        for label, row in zip(labels, known.to_dict("records"), strict=True)
+    ]
+    base = alt.Chart(inline_data(rows)).encode(
+        y=rows_of("setting"),
+        yOffset=alt.YOffset("implementation:N").sort(list(names)),
+        color=colour("implementation", names, rows),
+        tooltip=["setting:N", "implementation:N", "median:Q", "p95:Q", "p99:Q", "rounds:Q"],
+    )
+    x = across([row[name] for row in rows for name in ("median", "p95", "p99")], "time of one batch, ms")
+    layers = alt.layer(
+        base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x("median"), x2="p99:Q"),
+        base.mark_tick(thickness=2, size=9).encode(x=x("p95")),
+        base.mark_point(size=55, filled=True, opacity=1).encode(x=x("median")),
+    )
+    return Chart(
+        name="latency",
+        title="Latency",
+        caption=(
+            "Left is faster; a long tail to the right is an unsteady one. The point is the median, the tick p95, the "
+            f"end of the line p99. Milliseconds of one batch, logarithmic scale.{alike}"
+        ),
+        spec=specification(layers, height=height_of(len(rows))),
+        csv=csv_address(speeds[["suite", "subject", "role", *SETTING[1:], "rounds", "median", "p95", "p99"]]),
+    )
+
+
+def bar_chart(
+    speeds: pd.DataFrame, names: Sequence[str], field: str, *, title: str, axis: str, caption: str, scale: float = 1.0
+) -> Chart | None:
+    """Bars of one column of `reports.frames.speeds` per setting and implementation; None where it wasn't measured."""
+    import altair as alt
+
+    known = speeds[(speeds[field] == 0) | speeds[field].between(*DRAWABLE)]
+    # A reference is measured again beside every subject: one bar, of the middle one.
+    known = known.groupby([*SETTING, "subject", "role"], sort=False, as_index=False)[[field]].median()
+    if not len(known):
+        return None
+    labels, alike = settings(known.to_dict("records"))
+    rows = [
+        {"setting": label, "implementation": row["subject"], "value": row[field] * scale}
+        for label, row in zip(labels, known.to_dict("records"), strict=True)
+    ]
+    bars = (
+        alt.Chart(inline_data(rows))
+        .mark_bar()
+        .encode(
+            y=rows_of("setting"),
+            yOffset=alt.YOffset("implementation:N").sort(list(names)),
+            x=alt.X("value:Q", title=axis),
+            color=colour("implementation", names, rows),
+            tooltip=["setting:N", "implementation:N", alt.Tooltip("value:Q", title=axis, format=",.4~g")],
+        )
+    )
+    return Chart(
+        name=field.replace("_", "-"),
+        title=title,
+        caption=caption + alike,
+        spec=specification(bars, height=height_of(len(rows))),
+        csv=csv_address(known[["suite", "subject", "role", *SETTING[1:], field]]),
+    )
+
+
+LOOKS = {
+    "faster": "good",
+    "slower": "bad",
+    "smaller": "good",
+    "larger": "bad",
+    "newly failing": "bad",
+    "newly passing": "good",
+    "survived": "bad",
+    "killed": "good",
+    "killed by another check only": "bad",
+    "not ranked": "flagged",
+}
+
+
+def speed_tables(ratios: pd.DataFrame, speeds: pd.DataFrame) -> list[Table]:
+    """Ratios, throughput and latency, memory and arithmetic; those that have rows."""
+    implementation = Column(label="implementation", field="subject")
+    several = speeds.loc[speeds["role"] == "subject", "subject"].nunique() > 1
+    tables = [
+        table(
+            "ratios",
+            "Subject over reference: throughput with its 95 % interval (above 1 is faster), memory (below 1 is less)",
+            ratios.assign(interval=intervals(ratios), remark=remarks(ratios)),
+            (
+                Column(label="subject", field="subject"),
+                *WHAT,
+                Column(label="reference", field="reference", write=lambda name: name or "none"),
+                Column(label="verdict", field="verdict"),
+                Column(label="throughput", field="ratio", write=units.ratio, numeric=True),
+                Column(label="95 % interval", field="interval"),
+                Column(label="noise floor", field="noise_floor", write=units.band, numeric=True),
+                Column(label="memory", field="memory_ratio", write=units.ratio, numeric=True),
+                *WHERE,
+                Column(label="rounds", field="rounds", numeric=True),
+                Column(label="remark", field="remark"),
+            ),
+            sunk="flag",
+            look=look,
+        )
+        if len(ratios)
+        else None,
+        table(
+            "speeds",
+            "Throughput and latency of one batch; with under 100 rounds p99 is near the slowest round",
+            speeds.assign(beside=_beside(speeds)),
+            (
+                implementation,
+                *([Column(label="beside", field="beside")] if several else []),
+                *WHAT,
+                Column(label="throughput, images/s", field="images_per_second", write=units.number, numeric=True),
+                Column(label="median", field="median", write=units.seconds, numeric=True),
+                Column(label="p95", field="p95", write=units.seconds, numeric=True),
+                Column(label="p99", field="p99", write=units.seconds, numeric=True),
+                *WHERE,
+                Column(label="rounds", field="rounds", numeric=True),
+                Column(label="flagged", field="flag"),
+            ),
+            sunk="flag",
+            look=look,
+        )
+        if len(speeds)
+        else None,
+        table(
+            "memory",
+            "Peak memory, size and arithmetic; a multiply-add is two FLOP",
+            speeds.assign(beside=_beside(speeds)),
+            (
+                implementation,
+                *([Column(label="beside", field="beside")] if several else []),
+                *WHAT,
+                Column(label="peak memory", field="peak_memory", write=units.size, numeric=True),
+                Column(label="parameters", field="parameters", write=units.number, numeric=True),
+                Column(label="FLOP of a batch", field="flops", write=units.flops, numeric=True),
+                Column(label="achieved", field="achieved", write=units.rate, numeric=True),
+                Column(label="of matmul peak", field="peak_share", write=units.percent, numeric=True),
+                *WHERE,
+                Column(label="flagged", field="flag"),
+            ),
+            sunk="flag",
+            look=look,
+        )
+        if len(speeds)
+        else None,
+    ]
+    return [t for t in tables if t is not None]
+
+
+def intervals(frame: pd.DataFrame) -> list[str]:
+    """The intervals ``low`` to ``high`` as text."""
+    return [units.interval(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
+
+
+def _beside(speeds: pd.DataFrame) -> list[str]:
+    """Per row, the subjects in whose comparison a reference was measured."""
+    subjects = speeds[speeds["role"] == "subject"].groupby("comparison")["subject"].agg(", ".join).to_dict()
+    return [
+        "" if role == "subject" else str(subjects.get(comparison, ""))
+        for role, comparison in zip(speeds["role"], speeds["comparison"], strict=True)
+    ]
+
+
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """Why a row isn't ranked, then why there is no ratio or verdict."""
+    return ["; ".join(said for said in pair if said) for pair in zip(frame["flag"], frame["note"], strict=True)]
+
+
+def look(column: Column, row: dict[str, Any]) -> str:
+    """CSS classes of a cell."""
+    if column.field in ("verdict", "change", "state") and isinstance(row[column.field], str):
+        return "badge " + LOOKS.get(row[column.field], "plain")
+    if column.field in ("remark", "flag", "bug", "message"):
+        return "remark flagged" if row.get("flag") else "remark"
+    return "brief" if column.field == "interval" else ""
