@@ -1,4 +1,4 @@
-"""Text that must stay as it was recorded. To record it anew, on purpose: ``RECORD_PINS=1 pytest harness/tests/pinned``."""
+"""Text that must stay as recorded. To record it anew on purpose: ``RECORD_PINS=1 pytest harness/tests/pinned``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def expect_as_recorded(name: str, text: str, *, reflow: bool = False) -> None:
         assert text.splitlines() == recorded.splitlines(), f"{name} has changed"
 
 
-def output_of(arguments: list[str], home: Path) -> str:
-    """What Python prints for these arguments in the project's folder, 100 columns wide; exit code 0 is expected."""
+def output_of(arguments: list[str], home: Path, *, code: int = 0) -> str:
+    """What Python prints for these arguments in the project's folder, 100 columns wide, and ends with ``code``."""
     settings = {"COLUMNS": "100", "HOME": str(home), "NO_COLOR": "1", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
     inherited = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "PY_COLORS", "PYTEST_ADDOPTS")}
     command = [sys.executable, *arguments]
     done = run(command, cwd=ROOT, env=inherited | settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -35,7 +35,8 @@ def help_of(command: str, subcommand: str) -> str:
         try:
             runpy.run_module(command.split()[0], run_name="__main__", alter_sys=True)
         except SystemExit as end:
-            assert end.code in (0, None), f"{command}: exit code {end.code}"
+            if end.code not in (0, None):
+                raise RuntimeError(f"{command} --help: exit code {end.code}") from end
     return printed.getvalue()
 
 

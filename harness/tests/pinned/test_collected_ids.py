@@ -1,4 +1,4 @@
-"""Ids of the suites' tests, with names and order of the checks: `--resume` and comparisons with earlier runs need them."""
+"""Ids of the suites' tests, and the checks' names and order: `--resume` and comparisons with earlier runs need them."""
 
 from __future__ import annotations
 
