@@ -1,0 +1,12 @@
+"""Every faulty and correct variant keeps name, family, category and expected check; their order may change."""
+
+from __future__ import annotations
+
+from harness.mutants.catalogue import mutants, rewritings  # to be changed where they are called otherwise
+from harness.tests.pinned.pinning import expect_as_recorded
+
+
+def test_variants() -> None:
+    faulty = [f"{m.name} | {m.family.name} | {m.category} | {m.expected_check}" for m in mutants()]
+    correct = [f"{r.name} | {r.family.name} | correct" for r in rewritings()]
+    expect_as_recorded("mutants.txt", "\n".join([*sorted(faulty), *sorted(correct)]) + "\n")
