@@ -18,8 +18,8 @@ from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 from harness.subjects.loading import families, given_subjects
 from harness.subjects.subject import Subject
-from reference.alignment import AlignedLayer, Alignment, AlignmentError
-from reference.localise import Deviation, first_deviation
+from reference.alignment.locate.first_difference import Deviation, first_deviation
+from reference.alignment.match.align import AlignedLayer, Alignment, AlignmentError
 
 BOUND = 1e-10
 """Relative difference above which a layer differs: float64 rounds at 1e-16, and the deepest of the networks amplify

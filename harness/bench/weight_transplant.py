@@ -16,9 +16,9 @@ from harness.errors import SubjectError, first_line
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 from harness.numerics.skip_init import SkipInit
-from reference.alignment import Alignment, AlignmentError, align
-from reference.library import Reference
-from reference.weights import CALIBRATION, randomise
+from reference.alignment.match.align import Alignment, AlignmentError, align
+from reference.libraries.reference import Reference
+from reference.weights.nondegenerate import CALIBRATION, randomise
 
 
 @dataclass(frozen=True, kw_only=True)

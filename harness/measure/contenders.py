@@ -109,10 +109,16 @@ def reference_contenders(subject: Subject, setting: Setting, batch: Batch) -> It
         try:
             ready = _prepare(partial(reference.build, name), setting, batch, f"{name} of {reference.library}")
         except KeyError:
-            yield LeftOut(label=reference.library, reason=f"{reference.library} {reference.version} has no {name}")
+            yield LeftOut(
+                label=reference.library,
+                reason=f"{reference.library} {reference.version} has no {name}",
+            )
         except Exception as error:  # whatever a library does wrong, the subject is still measured
             what = f"{type(error).__name__}: {first_line(error)}"
-            yield LeftOut(label=reference.library, reason=f"{reference.library} {reference.version}: {what}")
+            yield LeftOut(
+                label=reference.library,
+                reason=f"{reference.library} {reference.version}: {what}",
+            )
         else:
             yield Contender(label=reference.library, role="reference", version=reference.version, **vars(ready))
 

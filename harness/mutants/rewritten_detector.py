@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from harness.mutants.detector_evidence import DETECTOR
 from harness.mutants.mutant import rewriting, rewritten
 from harness.mutants.surgery import become, of_type
-from reference.torchvision_detector import assembled
+from reference.libraries.torchvision_detector import assembled
 from suites.detector.fpn import FeaturePyramid
 from suites.detector.heads import BoxHeads
 from suites.detector.model import Detector

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from harness.subjects.facts import Architecture, Family, Stage
-from reference.library import Reference
+from reference.libraries.reference import Reference
 from suites.efficientnet import architectures as efficientnet
 from suites.efficientnet.model import EfficientNet
 from suites.resnet import architectures as resnet
@@ -55,15 +55,15 @@ def vit_short_8(num_classes: int = 1000, in_channels: int = 3, image_size: int =
 
 
 def _resnet_references() -> tuple[Reference, ...]:
-    from reference.small_resnet import REFERENCES
+    from reference.libraries.small_networks import RESNET_REFERENCES
 
-    return REFERENCES
+    return RESNET_REFERENCES
 
 
 def _efficientnet_references() -> tuple[Reference, ...]:
-    from reference.small_efficientnet import REFERENCES
+    from reference.libraries.small_networks import EFFICIENTNET_REFERENCES
 
-    return REFERENCES
+    return EFFICIENTNET_REFERENCES
 
 
 def _resnet(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from reference.alignment import align
+from reference.alignment.match.align import align
 from reference.tests import written_resnets as wr
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from reference.alignment import AlignmentError, align
+from reference.alignment.match.align import AlignmentError, align
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer, state
 from suites.resnet import model as our_resnets

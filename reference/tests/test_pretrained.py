@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from reference import pretrained
+from reference.weights import pretrained
 
 B0 = "efficientnet_b0_rwightman-7f5810bc.pth"
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from reference.alignment import Alignment, align
-from reference.untouched import first_logits
+from reference.alignment.graph.run_unchanged import first_logits
+from reference.alignment.match.align import Alignment, align
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:

@@ -21,7 +21,7 @@ from reports.drawing.vega import (
     specification,
 )
 from reports.frames.ratios import NOT_RANKED
-from reports.sections.speed import intervals, look, remarks
+from reports.sections.speed import WHAT, WHERE, intervals, look, remarks
 
 
 def change_chart(speeds: pd.DataFrame) -> Chart | None:
@@ -63,15 +63,6 @@ def change_chart(speeds: pd.DataFrame) -> Chart | None:
         spec=specification(layers, height=height_of(len(rows))),
         csv=csv_address(known),
     )
-
-
-WHAT = (Column(label="architecture", field="architecture"), Column(label="mode", field="mode"))
-WHERE = (
-    Column(label="batch", field="batch_size", numeric=True),
-    Column(label="pixels", field="input_size", numeric=True),
-    Column(label="device", field="device"),
-    Column(label="dtype", field="dtype"),
-)
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

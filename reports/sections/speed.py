@@ -23,7 +23,6 @@ from reports.drawing.vega import (
     specification,
 )
 from reports.frames.ratios import NOT_RANKED, SETTING
-from reports.sections.changes import WHAT, WHERE
 
 
 def implementations(speeds: pd.DataFrame) -> list[str]:
@@ -286,3 +285,12 @@ def look(column: Column, row: dict[str, Any]) -> str:
     if column.field in ("remark", "flag", "bug", "message"):
         return "remark flagged" if row.get("flag") else "remark"
     return "brief" if column.field == "interval" else ""
+
+
+WHAT = (Column(label="architecture", field="architecture"), Column(label="mode", field="mode"))
+WHERE = (
+    Column(label="batch", field="batch_size", numeric=True),
+    Column(label="pixels", field="input_size", numeric=True),
+    Column(label="device", field="device"),
+    Column(label="dtype", field="dtype"),
+)

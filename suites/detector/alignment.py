@@ -17,10 +17,10 @@ from harness.errors import SubjectError, first_line
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.fast_conv import FastConv
 from harness.numerics.float64_mode import Float64Mode
-from reference.alignment import Alignment, AlignmentError, align
-from reference.localise import first_deviation
-from reference.torchvision_detector import LIBRARY, assembled, torchvision_builder
-from reference.weights import randomise
+from reference.alignment.locate.first_difference import first_deviation
+from reference.alignment.match.align import Alignment, AlignmentError, align
+from reference.libraries.torchvision_detector import LIBRARY, assembled, torchvision_builder
+from reference.weights.nondegenerate import randomise
 from suites.detector.bench import CLASSES, build, library_settings
 
 SIDES = (64, 128)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from reference.checkpoint import read_weights
-from reference.pretrained import torchvision_imagenet
-from reference.torchvision_detector import assembled, state_as_assembled
+from reference.libraries.torchvision_detector import assembled, state_as_assembled
+from reference.weights.checkpoint_files import read_weights
+from reference.weights.pretrained import torchvision_imagenet
 from suites.detector.annotations import Annotations, DataError
 from suites.detector.matcher import Sampler
 from suites.detector.model import Detector, detector_resnet18, detector_resnet50, load_backbone

@@ -25,7 +25,7 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
     from harness.bench.bench import seeded
     from harness.measure.rounds import BudgetError
     from harness.measure.training_steps import TimedStep, compare
-    from reference.torchvision_detector import assembled, state_as_assembled
+    from reference.libraries.torchvision_detector import assembled, state_as_assembled
     from suites.detector.model import detector_resnet50
 
     device = session.device

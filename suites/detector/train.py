@@ -20,7 +20,7 @@ from harness.errors import StoreError
 from harness.records.environment import environment
 from harness.records.run_store import RunStore, new_run_id
 from harness.records.schema import MeasurementRecord
-from reference.pretrained import WeightsUnavailableError
+from reference.weights.pretrained import WeightsUnavailableError
 from suites.detector.annotations import Annotations, DataError
 from suites.detector.build import FACTORIES, IMPLEMENTATIONS, Network
 from suites.detector.coverage import anchor_coverage

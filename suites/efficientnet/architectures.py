@@ -8,7 +8,7 @@ Table 2, is kept in ``facts`` as printed; its counts for B4, B5 and B7 are 2 to 
 from __future__ import annotations
 
 from harness.subjects.facts import Architecture, Family, Stage
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 _STRIDES = (2, 4, 8, 16, 16, 32, 32, 32)
 
@@ -58,7 +58,7 @@ def _efficientnet(
 
 
 def _references() -> tuple[Reference, ...]:
-    from reference import timm_efficientnet, torchvision_efficientnet
+    from reference.libraries import timm_efficientnet, torchvision_efficientnet
 
     return torchvision_efficientnet.REFERENCE, timm_efficientnet.REFERENCE
 

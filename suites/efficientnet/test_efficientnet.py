@@ -31,8 +31,8 @@ def narrowed(architecture: Architecture) -> Bench:
     """Our own model of a large member at its own depth and `WIDTH`, beside torchvision's of the same sizes."""
     from harness.bench.bench import Bench
     from harness.subjects.subject import Subject
-    from reference.library import Reference
-    from reference.torchvision_efficientnet import REFERENCE, build_scaled
+    from reference.libraries.reference import Reference
+    from reference.libraries.torchvision_efficientnet import REFERENCE, build_scaled
     from suites.efficientnet.model import EfficientNet, Recipe
 
     depth = architecture.facts["depth"]

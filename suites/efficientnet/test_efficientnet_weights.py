@@ -34,8 +34,8 @@ def test_lite0_with_its_imagenet_weights() -> None:
     """Ours and timm's agree to the bound, and see a palace and a daisy."""
     import torch
 
-    from reference.checkpoint import by_position, load_weights, read_weights
-    from reference.timm_efficientnet import build
+    from reference.libraries.timm_efficientnet import build
+    from reference.weights.checkpoint_files import by_position, load_weights, read_weights
     from suites.efficientnet.model import efficientnet_lite0
 
     package = pytest.importorskip(
@@ -60,9 +60,10 @@ def test_pretrained(session: Session, library: str) -> None:
         pytest.skip("run with --weights imagenet")
     import torch
 
-    from reference import pretrained, timm_efficientnet, torchvision_efficientnet
-    from reference.alignment import align
-    from reference.checkpoint import load_weights
+    from reference.alignment.match.align import align
+    from reference.libraries import timm_efficientnet, torchvision_efficientnet
+    from reference.weights import pretrained
+    from reference.weights.checkpoint_files import load_weights
     from suites.efficientnet.model import efficientnet_b0
 
     ours = efficientnet_b0().double().eval()

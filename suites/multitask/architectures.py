@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.subjects.facts import Architecture, Family, Recipe
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 NETWORK = (
     "task_parameters",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from harness.bench.bench import Bench, seeded
 from harness.errors import SubjectError
 from harness.numerics.fast_conv import FastConv
-from reference.alignment import Alignment, AlignmentError, align
-from reference.weights import randomise
+from reference.alignment.match.align import Alignment, AlignmentError, align
+from reference.weights.nondegenerate import randomise
 from suites.multitask.network import GUARD, ROUNDING, WIDTHS, enlivened, network, outputs, pieces, relative
 
 BATCH = 5

@@ -8,7 +8,7 @@ the first 1x1 (kept in ``facts``); moving the stride to the 3x3 costs the differ
 from __future__ import annotations
 
 from harness.subjects.facts import Architecture, Family, Stage
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 
 def _stages(expansion: int) -> tuple[Stage, ...]:
@@ -38,7 +38,7 @@ def _resnet(
 
 
 def _references() -> tuple[Reference, ...]:
-    from reference import timm_resnet, torchvision_resnet
+    from reference.libraries import timm_resnet, torchvision_resnet
 
     return torchvision_resnet.REFERENCE, timm_resnet.REFERENCE
 

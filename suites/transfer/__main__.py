@@ -31,9 +31,8 @@ from harness.process.hardware import SEEDS, device_named
 from harness.records.environment import environment
 from harness.records.run_store import RunStore, new_run_id
 from harness.records.schema import MeasurementRecord
-from reference.checkpoint import load_weights, read_weights
-from reference.lite0 import load_lite0
-from reference.pretrained import WeightsUnavailableError
+from reference.weights.checkpoint_files import load_weights, read_weights
+from reference.weights.pretrained import WeightsUnavailableError, load_lite0
 from suites.transfer.architectures import FAMILY
 from suites.transfer.data import Data, DataError, load
 from suites.transfer.fit import LAST, Epoch, Fit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.subjects.facts import Family, Recipe
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 ALL = (
     "starts_from_given",

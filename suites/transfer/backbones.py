@@ -140,15 +140,15 @@ def _vit() -> nn.Module:
 
 
 def _torchvision_vit() -> nn.Module:
-    from reference.small_backbones import torchvision_vit
+    from reference.libraries.small_networks import torchvision_vit_backbone
 
-    return torchvision_vit(CLASSES)
+    return torchvision_vit_backbone(CLASSES)
 
 
 def _timm_resnet() -> nn.Module:
-    from reference.small_backbones import timm_resnet
+    from reference.libraries.small_networks import timm_resnet_backbone
 
-    return timm_resnet(CLASSES)
+    return timm_resnet_backbone(CLASSES)
 
 
 CONVNET = Backbone(

@@ -10,7 +10,7 @@ inference path, the projections.
 from __future__ import annotations
 
 from harness.subjects.facts import Architecture, Family
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 _PAPER = "Dosovitskiy et al. 2021, Table 1 (arXiv:2010.11929)"
 _TRAINED = {"trained_dropout": 0.1}
@@ -60,7 +60,7 @@ def _vit(
 
 
 def _references() -> tuple[Reference, ...]:
-    from reference import timm_vit, torchvision_vit
+    from reference.libraries import timm_vit, torchvision_vit
 
     return torchvision_vit.REFERENCE, timm_vit.REFERENCE
 

@@ -20,9 +20,10 @@ def weighted(session: Session) -> tuple[VisionTransformer, str]:
     from suites.vit.model import vit_b_16
 
     if session.pretrained:
-        from reference import pretrained, torchvision_vit
-        from reference.alignment import align
-        from reference.checkpoint import load_weights
+        from reference.alignment.match.align import align
+        from reference.libraries import torchvision_vit
+        from reference.weights import pretrained
+        from reference.weights.checkpoint_files import load_weights
 
         try:
             weights = pretrained.torchvision_imagenet("vit_b_16")

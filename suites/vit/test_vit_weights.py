@@ -37,9 +37,10 @@ def test_pretrained(session: Session, library: str) -> None:
         pytest.skip("run with --weights imagenet")
     import torch
 
-    from reference import pretrained, timm_vit, torchvision_vit
-    from reference.alignment import align
-    from reference.checkpoint import load_weights
+    from reference.alignment.match.align import align
+    from reference.libraries import timm_vit, torchvision_vit
+    from reference.weights import pretrained
+    from reference.weights.checkpoint_files import load_weights
     from suites.vit.model import vit_b_16
 
     ours = vit_b_16().double().eval()

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from reference.listing import listed
+from reference.libraries.model_lists import listed
 
 
 def parameters(module: str, name: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from harness.subjects.facts import Architecture, Family, Listed
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 GENERAL = (
     "shapes",
@@ -23,7 +23,7 @@ GENERAL = (
 @cache
 def listing(spec: str) -> tuple[Architecture, ...]:
     """Every name that the library ``spec`` lists; none where it is no library with a list."""
-    from reference.listing import listed
+    from reference.libraries.model_lists import listed
 
     source = f"the list of {spec}"
     return tuple(Listed(name=name, input_size=side, source=source, checks=GENERAL) for name, side in listed(spec))

@@ -14,7 +14,7 @@ from harness.bench.weight_transplant import Transplant, Transplanted, build_refe
 from harness.errors import first_line
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
-from reference.localise import first_deviation
+from reference.alignment.locate.first_difference import first_deviation
 
 
 def sensitivity_of(

@@ -13,7 +13,7 @@ from harness.measure.rounds import BudgetError
 from harness.measure.setting import Setting
 from harness.records.schema import CheckRecord, MeasurementRecord, Mode, Record
 from harness.subjects.facts import Architecture, Family
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 TINY = Architecture(
     name="tiny",

@@ -8,7 +8,7 @@ from harness.measure.machine import matmul_peak
 from harness.measure.setting import Setting
 from harness.measure.workload import Inference, Training, liven, random_batch
 from harness.tests.measure.test_benchmark import FAMILY, Subject, network
-from reference.library import Reference
+from reference.libraries.reference import Reference
 
 
 def test_batches_are_repeatable_and_of_float32() -> None:

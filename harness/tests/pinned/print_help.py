@@ -12,7 +12,7 @@ COMMANDS = {
     "harness.explain": "",
     "harness.mutants": "",
     "harness.sweep": "",
-    "harness.measure.noise": "",  # to be harness.measure.studies.noise
+    "harness.measure.studies.noise": "",
     "reports": "",
     "reports html": "html",
     "reports open": "open",

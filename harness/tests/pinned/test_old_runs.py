@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.sweep.task import read_plan  # to be changed where it moves
+from harness.sweep.tasks import read_plan
 from harness.tests.pinned.pinning import HERE, expect_as_recorded, output_of
 from reports import frames
-from reports.parquet import write_parquet  # to be changed where it moves
+from reports.export import write_parquet
 
 RESULTS = HERE / "runs"
 FIRST, SECOND = "20250101T120000-aaaa", "20260101T120000-bbbb"

@@ -19,7 +19,7 @@ from torchvision.models import resnet18, resnet50
 
 from harness.records.codec import read_records
 from harness.records.schema import MeasurementRecord
-from reference.torchvision_detector import state_as_assembled
+from reference.libraries.torchvision_detector import state_as_assembled
 from suites.detector import train
 from suites.detector.annotations import DataError
 from suites.detector.build import Network, build, check_sizes

@@ -65,7 +65,7 @@ def test_weights_of_another_image_size(model: VisionTransformer, side: int) -> N
     """Resized position embeddings load, equal timm's resampling, and leave everything else alone."""
     from timm.layers import resample_abs_pos_embed
 
-    from reference.checkpoint import load_weights
+    from reference.weights.checkpoint_files import load_weights
 
     state = model.state_dict()
     resized = resize_position_embedding(state, side, 8)
@@ -165,8 +165,8 @@ def test_large_members_in_one_layer(patch: int, width: int, heads: int, library:
 
     The bound is a thousand roundings of float64 relative to the result, over sums of at most 5,120 terms.
     """
-    from reference.alignment import align
-    from reference.weights import randomise
+    from reference.alignment.match.align import align
+    from reference.weights.nondegenerate import randomise
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,0 +1,1 @@
+"""Where two aligned networks differ first, and why."""

@@ -1,0 +1,1 @@
+"""Pairs of layers, and of the elements of their state."""

@@ -1,0 +1,1 @@
+"""Layers read from the graph, however they were written."""

@@ -1,0 +1,1 @@
+"""What timm and torchvision build under the names of the architectures."""

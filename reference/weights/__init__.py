@@ -1,0 +1,1 @@
+"""Values for parameters and buffers: random and non-degenerate, from files, pretrained."""
