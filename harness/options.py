@@ -19,7 +19,7 @@ LISTS = {
     "--batch-size": ("", "images, or auto for the largest batch that fits (default: the device's)"),
     "--dtype": ("float32", f"{', '.join(DTYPES)} (autocast)"),
     "--memory-format": ("contiguous", ", ".join(MEMORY_FORMATS)),
-    "--compile": ("", f"modes of torch.compile: {', '.join(COMPILE_MODES)}; none for as written"),
+    "--compile": ("", f"modes of torch.compile, by inductor: {', '.join(COMPILE_MODES)}; none for as written"),
     "--input-size": ("", "side of the images in pixels (default: the architecture's own)"),
 }
 

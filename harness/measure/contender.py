@@ -68,7 +68,9 @@ class Contender:
     compile_time: float | None = None
     """Seconds of the first step of a compiled model, which is mostly compiling; None where nothing is compiled.
 
-    Nothing of an earlier compilation is used, but by a replicate, which finds the first instance's code."""
+    Nothing of an earlier compilation is used, but by whoever runs the same Python code as one before it in the
+    comparison, as a replicate does. The first of a process also loads the compiler.
+    """
 
     @property
     def key(self) -> str:
