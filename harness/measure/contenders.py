@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +66,11 @@ class Contender:
     time_to_first: float
     """Seconds from calling the factory to the first output; compiling included, giving values to zeros left out."""
     compile_time: float | None = None
-    """Seconds of the first step of a compiled model, which is mostly compiling; None where nothing is compiled."""
+    """Seconds of the first step of a compiled model, which is mostly compiling; None where nothing is compiled.
+
+    Nothing of an earlier compilation is used, but by whoever runs the same Python code as one before it in the
+    comparison, as a replicate does. The first of a process also loads the compiler.
+    """
 
     @property
     def key(self) -> str:
@@ -92,9 +101,14 @@ def subject_contenders(subject: Subject, setting: Setting, batch: Batch) -> Iter
 
     Raises SubjectError saying what is wrong where it can't be built or run.
     """
-    for replicate in (0, 1):
-        ready = _prepare(lambda: subject.build(num_classes=CLASSES), setting, batch, subject.who)
-        yield Contender(label=subject.label, role="subject", replicate=replicate, **vars(ready))
+    if setting.compile:
+        # Dynamo keeps what it compiled for a function: after a few settings it would go on without compiling, and after
+        # another image size it would compile for any.
+        torch.compiler.reset()
+    with _compiling_afresh(setting):
+        for replicate in (0, 1):
+            ready = _prepare(lambda: subject.build(num_classes=CLASSES), setting, batch, subject.who)
+            yield Contender(label=subject.label, role="subject", replicate=replicate, **vars(ready))
 
 
 def reference_contenders(subject: Subject, setting: Setting, batch: Batch) -> Iterator[Contender | LeftOut]:
@@ -107,7 +121,8 @@ def reference_contenders(subject: Subject, setting: Setting, batch: Batch) -> It
         return
     for reference in references:
         try:
-            ready = _prepare(partial(reference.build, name), setting, batch, f"{name} of {reference.library}")
+            with _compiling_afresh(setting):
+                ready = _prepare(partial(reference.build, name), setting, batch, f"{name} of {reference.library}")
         except KeyError:
             yield LeftOut(
                 label=reference.library,
@@ -145,6 +160,25 @@ def _prepare(build: Callable[[], nn.Module], setting: Setting, batch: Batch, who
     work = kind(model, batch, dtype, _compiled(model, setting.compile))
     compile_time = _step(work, f"{where}, compiled with mode {setting.compile},")
     return Ready(work=work, time_to_first=first + compile_time, compile_time=compile_time)
+
+
+@contextmanager
+def _compiling_afresh(setting: Setting) -> Iterator[None]:
+    """No code on the disk or in memory that the compiler could take for what it is to compile.
+
+    A reference's graph is often the subject's: it would be compiled in a tenth of the time, by being the second.
+    """
+    if not setting.compile:
+        yield
+        return
+    from torch._inductor.utils import clear_caches  # takes seconds to import
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        triton = str(Path(folder) / "triton")
+        with patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder, TRITON_CACHE_DIR=triton):
+            clear_caches()
+            yield
+            clear_caches()
 
 
 def _compiled(model: nn.Module, mode: str) -> Callable[[Tensor], Any]:

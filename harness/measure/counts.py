@@ -51,7 +51,8 @@ def count(work: Workload) -> Count:
 
 
 def watched(work: Workload) -> Count:
-    """Do one step of ``work`` as it is, but for the optimizer's, and count what came by."""
+    """Do one step of ``work``, but for the optimizer's and not compiled, and count what came by."""
+    work = work.on(work.model, work.batch)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: conv_backward_flops})
     with _Traffic() as traffic, counter:
         if isinstance(work, Inference):

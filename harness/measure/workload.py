@@ -82,7 +82,7 @@ class Inference:
         self.model = model.eval()
         self.batch = batch
         self.dtype = dtype
-        self.run = run or model
+        self.run = model if run is None else run  # what is compiled has no truth value of its own
 
     def output(self) -> Tensor:
         """The logits of one forward pass, (batch, classes)."""
@@ -115,14 +115,15 @@ class Training:
         self.model = model.train()
         self.batch = batch
         self.dtype = dtype
-        self.run = run or model
+        self.run = model if run is None else run  # what is compiled has no truth value of its own
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
         self._scaler = torch.amp.GradScaler(batch.images.device.type) if dtype is torch.float16 else None
 
     def output(self) -> Tensor:
-        """The logits of one forward pass, (batch, classes)."""
-        with torch.no_grad(), casting(self.batch, self.dtype):
-            return logits(self.run(self.batch.images))
+        """The logits of one forward pass, (batch, classes), without a graph."""
+        # Not under no_grad, for which a compiled model would be compiled once more.
+        with casting(self.batch, self.dtype):
+            return logits(self.run(self.batch.images)).detach()
 
     def loss(self) -> Tensor:
         """Cross-entropy of the batch."""

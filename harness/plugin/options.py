@@ -19,7 +19,7 @@ LISTS = {
     "--batch-size": ("", "images, or auto for the largest batch that fits (default: the device's)"),
     "--dtype": ("float32", f"{', '.join(DTYPES)} (autocast)"),
     "--memory-format": ("contiguous", ", ".join(MEMORY_FORMATS)),
-    "--compile": ("", f"modes of torch.compile: {', '.join(COMPILE_MODES)}; none for as written"),
+    "--compile": ("", f"modes of torch.compile, by inductor: {', '.join(COMPILE_MODES)}; none for as written"),
     "--input-size": ("", "side of the images in pixels (default: the architecture's own)"),
 }
 
@@ -182,6 +182,17 @@ class MeasurementOptions:
             if not torch.cuda.is_bf16_supported(including_emulation=False):
                 name = torch.cuda.get_device_name(device)
                 raise RequestError(f"--dtype bfloat16: {name} lacks it; use float16 or float32")
+        if device == "cpu" and any(setting.compile for setting in self.settings.values()):
+            from torch._inductor.cpp_builder import get_cpp_compiler
+            from torch._inductor.exc import InvalidCxxCompiler
+
+            try:
+                get_cpp_compiler()
+            except InvalidCxxCompiler as error:
+                raise RequestError(
+                    f"--compile {self.compile_modes}: needs a C++ compiler, and torch finds none that works; "
+                    "install g++, or name one in the environment's CXX"
+                ) from error
 
     def arguments(self) -> Sequence[str]:
         """The command line that asks for the same in one process."""
