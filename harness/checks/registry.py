@@ -57,16 +57,16 @@ def check_names(family: Family, architecture: Architecture | None = None) -> Seq
     """Names of the checks that ``architecture`` says apply to it: by default the shared ones and the family's own."""
     if architecture is not None and architecture.checks is not None:
         return architecture.checks
-    return (*SHARED, *family.properties)
+    return (*SHARED, *family.own_checks)
 
 
 def find_check(name: str, family: Family) -> Check:
     """The function behind a check's name. Raises KeyError where there is none."""
-    if name in SHARED and name not in family.properties:
+    if name in SHARED and name not in family.own_checks:
         check: Check = getattr(import_module(f"harness.checks.{SHARED[name]}"), f"check_{name}")
         return check
-    module = f"suites.{family.name}.properties"
-    if name not in family.properties or find_spec(module) is None:
+    module = f"suites.{family.name}.checks"
+    if name not in family.own_checks or find_spec(module) is None:
         raise KeyError(name)
     own: Check = getattr(import_module(module), f"check_{name}")
     return own

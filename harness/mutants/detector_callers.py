@@ -14,9 +14,9 @@ from harness.mutants.detector_evidence import DETECTOR, small_detector
 from harness.mutants.evidence import Pair, difference
 from harness.mutants.mutant import instead, mutant
 from harness.mutants.surgery import become
-from suites.detector.box_coder import BoxCoder
-from suites.detector.model import Detector
-from suites.detector.transform import rescaled
+from suites.detector.model.box_coder import BoxCoder
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.transform import rescaled
 
 Targets = Sequence[dict[str, Tensor]] | None
 

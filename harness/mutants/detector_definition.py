@@ -13,12 +13,12 @@ from harness.mutants.detector_evidence import DETECTOR, detections, images, loss
 from harness.mutants.evidence import Evidence
 from harness.mutants.mutant import Mutant, Surgery, mutant
 from harness.mutants.surgery import become
-from suites.detector.anchors import AnchorGenerator
-from suites.detector.box_coder import BoxCoder
-from suites.detector.fpn import FeaturePyramid
-from suites.detector.heads import BoxHeads
-from suites.detector.matcher import Matcher, Sampler
-from suites.detector.rpn import RegionProposals
+from suites.detector.model.anchors import AnchorGenerator
+from suites.detector.model.box_coder import BoxCoder
+from suites.detector.model.fpn import FeaturePyramid
+from suites.detector.model.matcher import Matcher, Sampler
+from suites.detector.model.roi_heads import BoxHeads
+from suites.detector.model.rpn import RegionProposals
 
 
 def _faulty(name: str, bug: str, change: Callable[[Any], object], *, check: str, evidence: Evidence) -> Mutant:

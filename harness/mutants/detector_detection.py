@@ -12,9 +12,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from harness.mutants.detector_evidence import DETECTOR, detections, images
 from harness.mutants.mutant import mutant
 from harness.mutants.surgery import become
-from suites.detector.heads import SMALLEST, BoxHeads
-from suites.detector.model import Detector
-from suites.detector.rpn import RegionProposals
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.roi_heads import SMALLEST, BoxHeads
+from suites.detector.model.rpn import RegionProposals
 
 Targets = Sequence[dict[str, Tensor]]
 PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.mutants.evidence import Evidence, Pair, difference, filled
 from harness.mutants.specimens import Specimen
 from suites.detector.architectures import DETECTOR_RESNET18, FAMILY
-from suites.detector.model import Detector, detector_resnet18
+from suites.detector.model.faster_rcnn import Detector, detector_resnet18
 
 CLASSES = 5
 BOXES = [[2.0, 3.0, 40.0, 28.0], [30.0, 4.0, 62.0, 20.0], [6.0, 2.0, 20.0, 31.0]]

@@ -15,13 +15,13 @@ from harness.mutants.detector_evidence import DETECTOR, detections, images, pair
 from harness.mutants.evidence import Pair, difference
 from harness.mutants.mutant import mutant
 from harness.mutants.surgery import become
-from suites.detector import heads as own_heads
-from suites.detector.anchors import STRIDES, AnchorGenerator
-from suites.detector.box_coder import LARGEST, BoxCoder
-from suites.detector.fpn import FeaturePyramid
-from suites.detector.heads import BoxHeads
-from suites.detector.model import Detector
-from suites.detector.transform import Batcher
+from suites.detector.model import roi_heads as own_heads
+from suites.detector.model.anchors import STRIDES, AnchorGenerator
+from suites.detector.model.box_coder import LARGEST, BoxCoder
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.fpn import FeaturePyramid
+from suites.detector.model.roi_heads import BoxHeads
+from suites.detector.model.transform import Batcher
 
 Targets = Sequence[dict[str, Tensor]]
 PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])

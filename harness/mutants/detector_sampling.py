@@ -16,12 +16,12 @@ from harness.mutants.detector_evidence import DETECTOR
 from harness.mutants.evidence import Pair, difference
 from harness.mutants.mutant import mutant
 from harness.mutants.surgery import become, of_type
-from suites.detector.anchors import AnchorGenerator
-from suites.detector.box_coder import BoxCoder
-from suites.detector.matcher import Matcher, Sampler
-from suites.detector.model import Detector
-from suites.detector.rpn import ProposalCounts, RegionProposals
-from suites.detector.transform import Batcher
+from suites.detector.model.anchors import AnchorGenerator
+from suites.detector.model.box_coder import BoxCoder
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.matcher import Matcher, Sampler
+from suites.detector.model.rpn import ProposalCounts, RegionProposals
+from suites.detector.model.transform import Batcher
 
 
 def _both(measure: Callable[[Any], Tensor]) -> Callable[[Pair], float]:

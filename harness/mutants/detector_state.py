@@ -15,7 +15,7 @@ from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
 from harness.mutants.process import reseeds
 from harness.mutants.surgery import become
-from suites.detector.model import Detector
+from suites.detector.model.faster_rcnn import Detector
 
 
 class Lenient(Detector):

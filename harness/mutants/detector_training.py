@@ -15,13 +15,13 @@ from harness.mutants.detector_evidence import DETECTOR, losses
 from harness.mutants.evidence import Pair
 from harness.mutants.mutant import mutant
 from harness.mutants.surgery import become
-from suites.detector.backbone import Backbone
-from suites.detector.heads import BoxHeads
-from suites.detector.losses import localisation
-from suites.detector.matcher import BACKGROUND, IGNORED, Matcher
-from suites.detector.model import Detector
-from suites.detector.rpn import RegionProposals
-from suites.detector.transform import rescaled
+from suites.detector.model.backbone import Backbone
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.losses import localisation
+from suites.detector.model.matcher import BACKGROUND, IGNORED, Matcher
+from suites.detector.model.roi_heads import BoxHeads
+from suites.detector.model.rpn import RegionProposals
+from suites.detector.model.transform import rescaled
 
 Targets = Sequence[dict[str, Tensor]]
 

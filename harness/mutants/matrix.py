@@ -84,8 +84,8 @@ class Matrix:
         return lines
 
     def checks(self) -> list[str]:
-        """The shared checks and the properties of the families here."""
-        own = dict.fromkeys(p for v in (*self.mutants, *self.rewritings) for p in v.family.properties)
+        """The shared checks and the own checks of the families here."""
+        own = dict.fromkeys(p for v in (*self.mutants, *self.rewritings) for p in v.family.own_checks)
         return [*SHARED, *own]
 
     def as_json(self) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from harness.mutants.detector_evidence import DETECTOR
 from harness.mutants.mutant import rewriting, rewritten
 from harness.mutants.surgery import become, of_type
 from reference.libraries.torchvision_detector import assembled
-from suites.detector.fpn import FeaturePyramid
-from suites.detector.heads import BoxHeads
-from suites.detector.model import Detector
-from suites.detector.rpn import RPNHead
-from suites.detector.targets import check_images, check_targets
+from suites.detector.model.faster_rcnn import Detector
+from suites.detector.model.fpn import FeaturePyramid
+from suites.detector.model.roi_heads import BoxHeads
+from suites.detector.model.rpn import RPNHead
+from suites.detector.model.validation import check_images, check_targets
 
 
 class LateralsFirst(FeaturePyramid):

@@ -74,7 +74,7 @@ def groups_by_name(model: nn.Module, head: str, *, lr: float = 1e-3, weight_deca
 def groups_as_they_come(
     model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
 ) -> Iterator[Optimizer]:
-    from suites.transfer.layers import layers_of
+    from suites.transfer.layer_groups import layers_of
 
     named = dict(model.named_parameters())
     layers = layers_of(model, head)[::-1]
@@ -156,7 +156,7 @@ class Thawing:
 def timm_groups(
     model: nn.Module, head: str, *, lr: float = 1e-2, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
 ) -> Optimizer:
-    from suites.transfer.layers import layers_of
+    from suites.transfer.layer_groups import layers_of
 
     if not hasattr(model, "group_matcher"):
         layers = layers_of(model, head, coarse=False)

@@ -22,7 +22,7 @@ from harness.mutants.recipes import (
     scheduled,
     training,
 )
-from suites.transfer.layers import layers_of
+from suites.transfer.layer_groups import layers_of
 
 
 def reverse(tuning: Any) -> Any:

@@ -56,7 +56,7 @@ class Architecture:
     own: bool = True
     """Whether the suite's own model module has it; else it is judged only where a ``--subject`` brings it."""
     checks: tuple[str, ...] | None = None
-    """Names of the checks that apply; None for all shared ones and the family's own properties."""
+    """Names of the checks that apply; None for all shared ones and the family's own checks."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,8 +102,8 @@ class Family:
     """Importable module with one factory per architecture name."""
     references: Callable[[], tuple[Reference, ...]]
     """Imports the libraries only when called."""
-    properties: tuple[str, ...] = ()
-    """Names of the family's own checks: ``check_<name>(bench)`` in ``suites/<family>/properties.py``; one that has the
+    own_checks: tuple[str, ...] = ()
+    """Names of the family's own checks: ``check_<name>(bench)`` in ``suites/<family>/checks``; one that has the
     name of a shared check stands in for it."""
     listing: Callable[[str], tuple[Architecture, ...]] | None = None
     """Of an open family: the architectures that a ``--subject`` lists itself. Such a family is judged where its folder

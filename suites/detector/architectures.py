@@ -85,5 +85,5 @@ FAMILY = Family(
     ),
     model="suites.detector.model",
     references=_references,
-    properties=(*BEHAVIOUR, *STRICT, *PARITY),
+    own_checks=(*BEHAVIOUR, *STRICT, *PARITY),
 )

@@ -16,12 +16,12 @@ from rich.table import Table
 from torch import nn
 
 from harness.process.hardware import device_named
-from suites.detector.annotations import Annotations, Category, DataError
-from suites.detector.build import Network, build
-from suites.detector.data import DetectionImages, read
-from suites.detector.pictures import picture
-from suites.detector.precision import FIGURES, Pair, average_precision, detections
-from suites.transfer.checkpoint import CheckpointError, load
+from suites.detector.coco_metrics import FIGURES, Pair, average_precision, detections
+from suites.detector.config import DetectorConfig, build
+from suites.detector.data.annotations import Annotations, Category, DataError
+from suites.detector.data.dataset import DetectionImages, read
+from suites.detector.visualize import picture
+from suites.training.checkpoint import CheckpointError, load
 
 NONSENSE = 4
 
@@ -32,7 +32,7 @@ def restore(checkpoint: Path) -> tuple[nn.Module, list[Category]]:
     try:
         facts: dict[str, Any] = found.facts["training"]
         settings = {n.removeprefix("network."): v for n, v in facts.items() if n.startswith("network.")}
-        network = Network(**{**settings, "anchors": tuple(settings["anchors"])})
+        network = DetectorConfig(**{**settings, "anchors": tuple(settings["anchors"])})
         categories = [Category(**c) for c in facts["categories"]]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: not a checkpoint of a detector ({error})") from error

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from suites.detector.annotations import Category, DataError
+from suites.detector.data.annotations import Category, DataError
 
 PICTURES = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket", "retina")
 SHAPES = (

@@ -26,7 +26,7 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
     from harness.measure.rounds import BudgetError
     from harness.measure.training_steps import TimedStep, compare
     from reference.libraries.torchvision_detector import assembled, state_as_assembled
-    from suites.detector.model import detector_resnet50
+    from suites.detector.model.faster_rcnn import detector_resnet50
 
     device = session.device
     size, side = SIZES[device.split(":")[0]]

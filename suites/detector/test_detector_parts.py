@@ -14,7 +14,7 @@ def test_pyramid_is_torchvisions_at_even_and_odd_sizes() -> None:
     import torch
     from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-    from suites.detector.fpn import FeaturePyramid
+    from suites.detector.model.fpn import FeaturePyramid
 
     torch.manual_seed(0)
     ours, theirs = (
@@ -48,7 +48,7 @@ def test_anchors_are_torchvisions_where_it_derives_the_same_strides() -> None:
     from torchvision.models.detection.anchor_utils import AnchorGenerator as Theirs
     from torchvision.models.detection.image_list import ImageList
 
-    from suites.detector.anchors import STRIDES, AnchorGenerator
+    from suites.detector.model.anchors import STRIDES, AnchorGenerator
 
     theirs = Theirs(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
     levels = [torch.zeros(1, 1, 128 // s, 256 // s) for s in STRIDES]
@@ -61,7 +61,7 @@ def test_matcher_is_torchvisions_with_ties_and_at_the_thresholds(force: bool) ->
     import torch
     from torchvision.models.detection._utils import Matcher as Theirs
 
-    from suites.detector.matcher import Matcher
+    from suites.detector.model.matcher import Matcher
 
     theirs = Theirs(0.7, 0.3, allow_low_quality_matches=force)
     ours = Matcher(foreground=0.7, background=0.3, force=force)
@@ -75,7 +75,7 @@ def test_box_coder_is_torchvisions_and_inverts_itself() -> None:
     import torch
     from torchvision.models.detection._utils import BoxCoder as Theirs
 
-    from suites.detector.box_coder import BoxCoder
+    from suites.detector.model.box_coder import BoxCoder
 
     generator = torch.Generator().manual_seed(0)
     corner, size = (torch.rand(2, 20, 2, generator=generator, dtype=torch.float64) * 100 for _ in range(2))
@@ -91,7 +91,7 @@ def test_box_coder_is_torchvisions_and_inverts_itself() -> None:
     "keywords", [{"num_classes": 1}, {"num_classes": 5, "norm": "none"}, {"num_classes": 5, "trainable": 6}]
 )
 def test_settings_that_make_no_sense_are_named(keywords: dict[str, Any]) -> None:
-    from suites.detector.model import detector_resnet18
+    from suites.detector.model.faster_rcnn import detector_resnet18
 
     name = list(keywords)[-1]
     with pytest.raises(ValueError, match=name):
@@ -101,7 +101,7 @@ def test_settings_that_make_no_sense_are_named(keywords: dict[str, Any]) -> None
 def test_weights_of_another_backbone_are_refused() -> None:
     from torchvision.models import resnet34
 
-    from suites.detector.model import detector_resnet50, load_backbone
+    from suites.detector.model.faster_rcnn import detector_resnet50, load_backbone
 
     with pytest.raises(ValueError, match="another backbone"):
         load_backbone(detector_resnet50(5, width=8, hidden=8), resnet34().state_dict())
@@ -111,8 +111,8 @@ def test_flipped_features_give_flipped_proposals() -> None:
     """One level, head weights that are their own mirror image, and an image as wide as the span of the anchors."""
     import torch
 
-    from suites.detector.anchors import AnchorGenerator
-    from suites.detector.rpn import RegionProposals
+    from suites.detector.model.anchors import AnchorGenerator
+    from suites.detector.model.rpn import RegionProposals
 
     torch.manual_seed(0)
     stage = RegionProposals(4, AnchorGenerator(((16,),), strides=(8,))).double().eval()
@@ -137,7 +137,7 @@ def test_flipped_features_and_proposals_give_flipped_detections(fault: str) -> N
     """
     import torch
 
-    from suites.detector.heads import BoxHeads
+    from suites.detector.model.roi_heads import BoxHeads
 
     torch.manual_seed(0)
     heads = BoxHeads(4, 5, hidden=16).double().eval()

@@ -21,14 +21,14 @@ from harness.records.environment import environment
 from harness.records.run_store import RunStore, new_run_id
 from harness.records.schema import MeasurementRecord
 from reference.weights.pretrained import WeightsUnavailableError
-from suites.detector.annotations import Annotations, DataError
-from suites.detector.build import FACTORIES, IMPLEMENTATIONS, Network
-from suites.detector.coverage import anchor_coverage
-from suites.detector.data import DetectionImages, read, verify
+from suites.detector.anchor_fit import anchor_coverage
+from suites.detector.config import FACTORIES, IMPLEMENTATIONS, DetectorConfig
+from suites.detector.data.annotations import Annotations, DataError
+from suites.detector.data.dataset import DetectionImages, read, verify
 from suites.detector.distributed import Processes, joined
-from suites.detector.pictures import write_pictures
-from suites.detector.schedule import REFERENCE_BATCH
-from suites.detector.training import DTYPES, LAST, Epoch, Settings, Training, TrainingError
+from suites.detector.lr_schedule import REFERENCE_BATCH
+from suites.detector.trainer import DTYPES, LAST, Epoch, Settings, Trainer, TrainingError
+from suites.detector.visualize import write_pictures
 
 FAILED, NONSENSE, INTERRUPTED = 1, 4, 130
 PICTURES = "pictures"
@@ -66,7 +66,7 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
     if given.resume and not folder.is_dir():
         raise DataError(f"--resume {folder}: there is no such run")
 
-    def prepared(name: str) -> Training:
+    def prepared(name: str) -> Trainer:
         training = _training(name, train, validation, folder, processes, given)
         last = training.folder / LAST
         if given.resume and (last.is_file() or len(names) == 1):
@@ -129,9 +129,9 @@ def _training(
     folder: Path,
     processes: Processes,
     given: argparse.Namespace,
-) -> Training:
-    return Training(
-        network=Network(
+) -> Trainer:
+    return Trainer(
+        network=DetectorConfig(
             arch=given.arch,
             implementation=name,
             num_classes=train.num_classes,
@@ -164,7 +164,7 @@ def _training(
     )
 
 
-def _record_coverage(store: RunStore, training: Training, given: argparse.Namespace) -> None:
+def _record_coverage(store: RunStore, training: Trainer, given: argparse.Namespace) -> None:
     """How well each level's anchors fit the boxes that are learnt from."""
     levels = anchor_coverage(training.train.annotations, training.network)
     for number, (size, overlaps) in enumerate(zip(given.anchors, levels, strict=True), start=3):
@@ -186,7 +186,7 @@ def _record_coverage(store: RunStore, training: Training, given: argparse.Namesp
 
 
 def _recorder(
-    name: str, training: Training, store: RunStore | None, given: argparse.Namespace, show: Callable[[Epoch], None]
+    name: str, training: Trainer, store: RunStore | None, given: argparse.Namespace, show: Callable[[Epoch], None]
 ) -> Callable[[Epoch], None]:
     def record(epoch: Epoch) -> None:
         show(epoch)
@@ -222,7 +222,7 @@ def _recorder(
 
 
 @contextmanager
-def _progress(name: str, training: Training, console: Console) -> Iterator[Callable[[Epoch], None]]:
+def _progress(name: str, training: Trainer, console: Console) -> Iterator[Callable[[Epoch], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(name, total=training.steps, completed=training.step)

@@ -186,5 +186,5 @@ FAMILY = Family(
     architectures=(B0, B1, B2, B3, B4, B5, B6, B7, LITE0),
     model="suites.efficientnet.model",
     references=_references,
-    properties=("gates",),
+    own_checks=("gates",),
 )

@@ -55,5 +55,5 @@ FAMILY = Family(
     architectures=(MULTITASK_RESNET50, MULTITASK_LOSS, UNCERTAINTY_WEIGHTING, PCGRAD),
     model="suites.multitask.model",
     references=_references,
-    properties=(*NETWORK, *LOSS, *WEIGHTING, *PROJECTION),
+    own_checks=(*NETWORK, *LOSS, *WEIGHTING, *PROJECTION),
 )

@@ -35,8 +35,8 @@ from reference.weights.checkpoint_files import load_weights, read_weights
 from reference.weights.pretrained import WeightsUnavailableError, load_lite0
 from suites.transfer.architectures import FAMILY
 from suites.transfer.data import Data, DataError, load
-from suites.transfer.fit import LAST, Epoch, Fit
 from suites.transfer.recipe import FineTuning, replace_head
+from suites.transfer.trainer import LAST, Epoch, Trainer
 
 LITE0 = "efficientnet_lite0"
 INTERRUPTED, NONSENSE = 130, 4
@@ -208,7 +208,7 @@ def _train(name: str, data: Data, store: RunStore, given: argparse.Namespace, co
             )
         )
 
-    fit = Fit(
+    fit = Trainer(
         tuning=_tuning(name, data, given),
         data=data,
         folder=store.folder / name,
@@ -234,7 +234,7 @@ def _train(name: str, data: Data, store: RunStore, given: argparse.Namespace, co
 
 
 @contextmanager
-def _progress(label: str, fit: Fit, console: Console) -> Iterator[Callable[[Epoch], None]]:
+def _progress(label: str, fit: Trainer, console: Console) -> Iterator[Callable[[Epoch], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=fit.steps)

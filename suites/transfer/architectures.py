@@ -73,5 +73,5 @@ FAMILY = Family(
     ),
     model="suites.transfer.recipe",
     references=_references,
-    properties=(*ALL, *FROZEN, *ALL_TRAINS, "phases", "state_kept"),
+    own_checks=(*ALL, *FROZEN, *ALL_TRAINS, "phases", "state_kept"),
 )

@@ -31,7 +31,7 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     from harness.measure.workload import random_batch
     from suites.resnet.model import resnet50
     from suites.transfer import recipe as recipes
-    from suites.transfer.cached import cache_features
+    from suites.transfer.feature_cache import cache_features
 
     size, side = SIZES[session.device.split(":")[0]]
     images = random_batch(size, side, session.device).images

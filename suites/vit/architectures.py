@@ -140,5 +140,5 @@ FAMILY = Family(
     architectures=(VIT_B_16, VIT_B_32, VIT_L_16, VIT_L_32, VIT_H_14, VIT_TINY_8),
     model="suites.vit.model",
     references=_references,
-    properties=("attention", "sharp_attention", "patch_order"),
+    own_checks=("attention", "sharp_attention", "patch_order"),
 )

@@ -1,4 +1,4 @@
-"""Conformance of Vision Transformers: the shared checks and the family's properties on every subject."""
+"""Conformance of Vision Transformers: the shared checks and the family's own checks on every subject."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_attention_of_a_photograph(session: Session) -> None:
     import torch
 
     from harness.bench.sample_images import photographs
-    from suites.vit.attention import class_attention, position_similarity
+    from suites.vit.attention_maps import class_attention, position_similarity
 
     images = photographs(224)
     if images is None:

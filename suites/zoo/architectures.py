@@ -17,7 +17,7 @@ GENERAL = (
     "state_dict_round_trip",
     "export",
 )
-"""What any network promises: see `suites.zoo.properties`."""
+"""What any network promises: see `suites.zoo.checks`."""
 
 
 @cache
@@ -38,6 +38,6 @@ FAMILY = Family(
     architectures=(),
     model="",
     references=_references,
-    properties=GENERAL,
+    own_checks=GENERAL,
     listing=listing,
 )

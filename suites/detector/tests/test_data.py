@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from suites.detector.annotations import Category, DataError
-from suites.detector.data import Augmented, DetectionImages, read, verify
-from suites.detector.schedule import Schedule
+from suites.detector.data.annotations import Category, DataError
+from suites.detector.data.dataset import Augmented, DetectionImages, read, verify
+from suites.detector.lr_schedule import Schedule
 from suites.detector.synthetic import write
 
 

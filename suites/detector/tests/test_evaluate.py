@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from suites.detector import evaluate
-from suites.detector.data import DetectionImages, read
-from suites.detector.precision import FIGURES, average_precision, detections
+from suites.detector.coco_metrics import FIGURES, average_precision, detections
+from suites.detector.data.dataset import DetectionImages, read
 from suites.detector.synthetic import write
 from suites.detector.tests.test_train import training
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from suites.detector.annotations import DataError
-from suites.detector.data import read, verify
+from suites.detector.data.annotations import DataError
+from suites.detector.data.dataset import read, verify
 from suites.detector.synthetic import LARGEST, MOST, OVERLAP, SMALLEST, main, scenes, write
 
 

@@ -21,15 +21,15 @@ from harness.records.codec import read_records
 from harness.records.schema import MeasurementRecord
 from reference.libraries.torchvision_detector import state_as_assembled
 from suites.detector import train
-from suites.detector.annotations import DataError
-from suites.detector.build import Network, build, check_sizes
-from suites.detector.data import DetectionImages, read
+from suites.detector.config import DetectorConfig, build, check_sizes
+from suites.detector.data.annotations import DataError
+from suites.detector.data.dataset import DetectionImages, read
 from suites.detector.distributed import Processes
 from suites.detector.synthetic import write
-from suites.detector.training import LAST, Settings, Training, TrainingError
-from suites.transfer.checkpoint import CheckpointError
+from suites.detector.trainer import LAST, Settings, Trainer, TrainingError
+from suites.training.checkpoint import CheckpointError
 
-SMALL = Network(
+SMALL = DetectorConfig(
     arch="detector_resnet18", num_classes=5, side=64, width=16, hidden=32, anchors=(8, 16, 32, 48, 64), roi_samples=16
 )
 OPTIONS = [
@@ -45,9 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def training(data: Path, folder: Path, network: Network = SMALL, **settings: Any) -> Training:
+def training(data: Path, folder: Path, network: DetectorConfig = SMALL, **settings: Any) -> Trainer:
     annotations = read(f"coco:{data}", "train")
-    return Training(
+    return Trainer(
         network=network,
         settings=Settings(**{"epochs": 2, "batch_size": 2, "rate": 0.02, **settings}),
         train=DetectionImages(annotations, crowds=False),
@@ -274,7 +274,7 @@ class Together(Processes):
         return model
 
 
-class PerProcess(Training):
+class PerProcess(Trainer):
     """Scales the rate with the images of this process alone."""
 
     def __post_init__(self) -> None:
@@ -282,7 +282,7 @@ class PerProcess(Training):
         self.schedule = replace(self.schedule, batch=self.settings.batch_size)
 
 
-def rates_follow_all_processes(kind: type[Training], data: Path, folder: Path) -> None:
+def rates_follow_all_processes(kind: type[Trainer], data: Path, folder: Path) -> None:
     """Two processes with 2 images each take steps at the rate of one process with 4, twice that of one with 2."""
     plain = training(data, folder)
 
@@ -297,6 +297,6 @@ def rates_follow_all_processes(kind: type[Training], data: Path, folder: Path) -
 
 
 def test_the_rate_follows_the_images_of_all_processes(folder: Path, tmp_path: Path) -> None:
-    rates_follow_all_processes(Training, folder, tmp_path)
+    rates_follow_all_processes(Trainer, folder, tmp_path)
     with pytest.raises(AssertionError, match="not scaled with the number of processes"):
         rates_follow_all_processes(PerProcess, folder, tmp_path)

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from suites.transfer import recipe as recipes  # noqa: E402
-from suites.transfer.backbones import CONVNET, DROPOUT, TIED, TIMM_RESNET, TORCHVISION_VIT, Backbone  # noqa: E402
-from suites.transfer.layers import layers_of  # noqa: E402
+from suites.transfer.checks.backbones import CONVNET, DROPOUT, TIED, TIMM_RESNET, TORCHVISION_VIT, Backbone  # noqa: E402
+from suites.transfer.layer_groups import layers_of  # noqa: E402
 
 BACKBONES = (CONVNET, TIMM_RESNET, TORCHVISION_VIT, DROPOUT, TIED)
 

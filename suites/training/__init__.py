@@ -1,0 +1,1 @@
+"""Shared by the training loops of the suites: checkpoints, interruption, progress. Not a suite."""
