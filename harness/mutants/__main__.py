@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.mutants.catalogue import mutants, rewritings, select, turn_of_day
+from harness.mutants.catalogue import correct_variants, mutants, select, turn_of_day
 from harness.mutants.matrix import Matrix, Row
 from harness.mutants.trial import load_profile
 from harness.process.memory_reuse import keep_freed_memory
@@ -28,11 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     turn = turn_of_day() if given.rotate else 0
     matrix = Matrix(
         mutants=select(mutants(), given.mutants, family=given.family, turn=turn),
-        rewritings=select(rewritings(), given.mutants, family=given.family, turn=turn),
+        correct_variants=select(correct_variants(), given.mutants, family=given.family, turn=turn),
     )
     console = Console(file=sys.stdout)  # kept, while the checks' own output is caught
-    if not matrix.mutants and not matrix.rewritings:
-        known = ", ".join(v.name for v in (*mutants(), *rewritings()))
+    if not matrix.mutants and not matrix.correct_variants:
+        known = ", ".join(v.name for v in (*mutants(), *correct_variants()))
         console.print(f"--mutants {given.mutants}: selects none of {known}", markup=False)
         return 4
     load_profile()
@@ -45,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     for line in complaints:
         console.print(line, markup=False, soft_wrap=True)
     tried = [matrix.rows[m.name] for m in matrix.mutants if m.name in matrix.rows]
-    alarms = sum(bool(matrix.rows[r.name].rejected_by or matrix.rows[r.name].broken) for r in matrix.rewritings)
+    alarms = sum(bool(matrix.rows[r.name].rejected_by or matrix.rows[r.name].broken) for r in matrix.correct_variants)
     console.print(
         f"{sum(bool(r.rejected_by) for r in tried)} of {len(tried)} faulty variants rejected; "
-        f"{alarms} of {len(matrix.rewritings)} correct ones raised a false alarm"
+        f"{alarms} of {len(matrix.correct_variants)} correct ones raised a false alarm"
     )
     console.print(f"recorded: {folder / 'mutants.json'}", markup=False, soft_wrap=True)
     return 1 if complaints else 0
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(matrix: Matrix, jobs: int, folder: Path, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
-        task = progress.add_task("mutants", total=len(matrix.mutants) + len(matrix.rewritings))
+        task = progress.add_task("mutants", total=len(matrix.mutants) + len(matrix.correct_variants))
         for row in matrix.run(jobs):
             progress.update(task, advance=1, description=row.name)
             matrix.write(folder)  # a run that is killed keeps what it had
@@ -86,10 +86,10 @@ def _table(matrix: Matrix) -> Table:
         table.add_row(
             mutant.name, mutant.expected_check, _killers(row), f"{row.evidence:.1e}", _seconds(row), style=style
         )
-    for rewriting in matrix.rewritings:
-        row = matrix.rows[rewriting.name]
+    for variant in matrix.correct_variants:
+        row = matrix.rows[variant.name]
         wrong = _killers(row)
-        table.add_row(rewriting.name, "none", wrong, "", _seconds(row), style="red" if wrong else "")
+        table.add_row(variant.name, "none", wrong, "", _seconds(row), style="red" if wrong else "")
     return table
 
 

@@ -1,86 +1,35 @@
-"""All variants, collected from the modules that define them."""
+"""All variants, collected from the suites' folders ``mutants``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from typing import TypeVar
 
-from harness.mutants.mutant import Mutant, Rewriting
+from harness.mutants.variant import Correct, Mutant
+from harness.subjects.loading import families
 
-V = TypeVar("V", Mutant, Rewriting)
-
-MUTANTS = (
-    "resnet_definition",
-    "resnet_gradient",
-    "resnet_training",
-    "resnet_start",
-    "efficientnet_definition",
-    "efficientnet_training",
-    "efficientnet_gradient",
-    "vit_definition",
-    "vit_tokens",
-    "vit_attention",
-    "inputs",
-    "conditions",
-    "layouts",
-    "precision",
-    "memory",
-    "saving",
-    "shortcuts",
-    "process",
-    "lifecycle",
-    "regimes",
-    "callers",
-    "draws",
-    "moves",
-    "derivatives",
-    "tuning",
-    "outside",
-    "starts",
-    "transfer_frozen",
-    "transfer_rates",
-    "transfer_modes",
-    "transfer_generality",
-    "transfer_hidden",
-    "multitask_network",
-    "multitask_losses",
-    "multitask_labels",
-    "multitask_state",
-    "multitask_limits",
-    "multitask_hidden",
-    "detector_definition",
-    "detector_training",
-    "detector_detection",
-    "detector_pooling",
-    "detector_callers",
-    "detector_sampling",
-    "detector_state",
-)
-REWRITINGS = (
-    "rewritten_resnet",
-    "rewritten_efficientnet",
-    "rewritten_vit",
-    "rewritten_transfer",
-    "rewritten_multitask",
-    "rewritten_detector",
-)
+V = TypeVar("V", Mutant, Correct)
 
 
 def mutants() -> tuple[Mutant, ...]:
-    """Every faulty variant, in the order of definition. Raises ValueError where two have one name."""
-    return _unique([m for m in _defined(MUTANTS) if isinstance(m, Mutant)])
+    """Every faulty variant, by suite and file, in the order of definition. Raises ValueError for a name used twice."""
+    return _unique([m for m in _defined() if isinstance(m, Mutant)])
 
 
-def rewritings() -> tuple[Rewriting, ...]:
+def correct_variants() -> tuple[Correct, ...]:
     """Every correct variant."""
-    return _unique([r for r in _defined(REWRITINGS) if isinstance(r, Rewriting)])
+    return _unique([c for c in _defined() if isinstance(c, Correct)])
 
 
-def _defined(modules: Sequence[str]) -> list[object]:
-    return [value for name in modules for value in vars(import_module(f"harness.mutants.{name}")).values()]
+def _defined() -> Iterator[object]:
+    for family in families():
+        folder = Path(str(import_module(f"suites.{family.name}").__file__)).parent / "mutants"
+        for file in sorted(folder.glob("[!_]*.py")):
+            yield from vars(import_module(f"suites.{family.name}.mutants.{file.stem}")).values()
 
 
 def _unique(variants: list[V]) -> tuple[V, ...]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.checks.registry import SHARED
-from harness.mutants.catalogue import mutants, rewritings
-from harness.mutants.evidence import VISIBLE
-from harness.mutants.mutant import Mutant, Rewriting, Variant
-from harness.mutants.trial import Verdict, load_profile, trial
+from harness.mutants.catalogue import correct_variants, mutants
+from harness.mutants.probe import VISIBLE
+from harness.mutants.trial import CheckResult, load_profile, trial
+from harness.mutants.variant import Correct, Mutant, Variant
 from harness.process.memory_reuse import keep_freed_memory
 
 
@@ -24,7 +24,7 @@ class Row:
     """A variant's verdicts; ``evidence`` is a mutant's own number, None for a correct variant."""
 
     name: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CheckResult, ...]
     evidence: float | None
 
     @property
@@ -33,7 +33,7 @@ class Row:
         return [v.check for v in self.verdicts if v.outcome == "failed"]
 
     @property
-    def broken(self) -> list[Verdict]:
+    def broken(self) -> list[CheckResult]:
         """Checks that raised something else than AssertionError: faults of the checks."""
         return [v for v in self.verdicts if v.outcome == "error"]
 
@@ -48,12 +48,12 @@ class Matrix:
     """Rows by variant, filled as they come."""
 
     mutants: Sequence[Mutant]
-    rewritings: Sequence[Rewriting]
+    correct_variants: Sequence[Correct]
     rows: dict[str, Row] = field(default_factory=dict)
 
     def run(self, jobs: int = 1) -> Iterator[Row]:
         """Try every variant, yielding each as it is done; ``jobs`` is the number of processes."""
-        variants: list[Variant] = [*self.rewritings, *self.mutants]
+        variants: list[Variant] = [*self.correct_variants, *self.mutants]
         if jobs == 1:
             rows: Iterator[Row] = (row_of(v) for v in variants)
         else:
@@ -70,11 +70,11 @@ class Matrix:
             row = self.rows.get(mutant.name)
             if row is not None:
                 lines += [f"{mutant.name}: {what}" for what in faults(mutant, row)]
-        for rewriting in self.rewritings:
-            row = self.rows.get(rewriting.name)
+        for variant in self.correct_variants:
+            row = self.rows.get(variant.name)
             if row is not None:
                 lines += [
-                    f"{rewriting.name}: false alarm of {v.check}: {v.message}"
+                    f"{variant.name}: false alarm of {v.check}: {v.message}"
                     for v in row.verdicts
                     if v.outcome in ("failed", "error")
                 ]
@@ -85,13 +85,13 @@ class Matrix:
 
     def checks(self) -> list[str]:
         """The shared checks and the own checks of the families here."""
-        own = dict.fromkeys(p for v in (*self.mutants, *self.rewritings) for p in v.family.own_checks)
+        own = dict.fromkeys(p for v in (*self.mutants, *self.correct_variants) for p in v.family.own_checks)
         return [*SHARED, *own]
 
     def as_json(self) -> dict[str, Any]:
         """As ``mutants.json`` has it; only what was tried."""
         tried = [(m, self.rows[m.name]) for m in self.mutants if m.name in self.rows]
-        correct = [(r, self.rows[r.name]) for r in self.rewritings if r.name in self.rows]
+        correct = [(r, self.rows[r.name]) for r in self.correct_variants if r.name in self.rows]
         return {
             "checks": self.checks(),
             "mutants": [
@@ -111,13 +111,13 @@ class Matrix:
             ],
             "correct": [
                 {
-                    "name": rewriting.name,
-                    "family": rewriting.family.name,
-                    "writing": rewriting.writing,
+                    "name": variant.name,
+                    "family": variant.family.name,
+                    "writing": variant.writing,
                     "false_alarms": [v.check for v in row.verdicts if v.outcome in ("failed", "error")],
                     "seconds": round(row.seconds, 3),
                 }
-                for rewriting, row in correct
+                for variant, row in correct
             ],
         }
 
@@ -165,4 +165,4 @@ def _start() -> None:
 
 
 def _named(name: str) -> Row:
-    return row_of(next(v for v in (*mutants(), *rewritings()) if v.name == name))
+    return row_of(next(v for v in (*mutants(), *correct_variants()) if v.name == name))

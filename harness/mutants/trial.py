@@ -16,7 +16,7 @@ from harness.bench.bench import Bench
 from harness.bench.drawn_examples import PROFILE, register_profiles
 from harness.checks.registry import check_names, find_check
 from harness.errors import first_line
-from harness.mutants.mutant import Variant
+from harness.mutants.variant import Variant
 from harness.process.global_state import preserved
 from harness.process.memory_reuse import with_room
 
@@ -27,7 +27,7 @@ SLOW = ("export", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class CheckResult:
     """What one check said. A check rejects by failing; an error is a fault of the check itself."""
 
     check: str
@@ -43,7 +43,7 @@ def load_profile() -> None:
     settings.load_profile(FEW_EXAMPLES)
 
 
-def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[Verdict]:
+def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[CheckResult]:
     """Run the checks (by default all that apply) on ``variant``; global settings are put back after each."""
     with preserved():
         bench = Bench(variant.subject())
@@ -53,7 +53,7 @@ def trial(variant: Variant, checks: Iterable[str] | None = None) -> list[Verdict
             bench.close()
 
 
-def _judge(bench: Bench, name: str) -> Verdict:
+def _judge(bench: Bench, name: str) -> CheckResult:
     outcome: Outcome = "passed"
     message = ""
     start = time.perf_counter()
@@ -66,4 +66,4 @@ def _judge(bench: Bench, name: str) -> Verdict:
             outcome, message = "skipped", str(reason)
         except Exception as error:  # a check must not break, whatever it is given
             outcome, message = "error", f"{type(error).__name__}: {first_line(error)}"
-    return Verdict(check=name, outcome=outcome, message=message, seconds=time.perf_counter() - start)
+    return CheckResult(check=name, outcome=outcome, message=message, seconds=time.perf_counter() - start)

@@ -9,19 +9,19 @@ import pytest
 
 from harness.checks.registry import check_names
 from harness.mutants.__main__ import main
-from harness.mutants.catalogue import mutants, rewritings, select
+from harness.mutants.catalogue import correct_variants, mutants, select
 from harness.mutants.matrix import Matrix, Row, faults
-from harness.mutants.trial import Outcome, Verdict
+from harness.mutants.trial import CheckResult, Outcome
 
 
-def verdict(check: str, outcome: Outcome) -> Verdict:
-    return Verdict(check=check, outcome=outcome, message="", seconds=0.5)
+def verdict(check: str, outcome: Outcome) -> CheckResult:
+    return CheckResult(check=check, outcome=outcome, message="", seconds=0.5)
 
 
 def test_enough_of_both() -> None:
     assert len(mutants()) >= 120
-    assert len(rewritings()) >= 15
-    assert {m.family.name for m in mutants()} == {r.family.name for r in rewritings()}
+    assert len(correct_variants()) >= 15
+    assert {m.family.name for m in mutants()} == {r.family.name for r in correct_variants()}
 
 
 def test_expected_checks_exist() -> None:
@@ -72,8 +72,8 @@ def test_faults_of_an_outcome(verdicts: list[tuple[str, Outcome]], evidence: flo
 
 
 def test_false_alarm_is_a_complaint() -> None:
-    correct = rewritings()[0]
-    matrix = Matrix(mutants=(), rewritings=(correct,))
+    correct = correct_variants()[0]
+    matrix = Matrix(mutants=(), correct_variants=(correct,))
     matrix.rows[correct.name] = Row(name=correct.name, verdicts=(verdict("shapes", "failed"),), evidence=None)
     assert any("false alarm of shapes" in line for line in matrix.complaints())
     assert matrix.as_json()["correct"][0]["false_alarms"] == ["shapes"]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import settings
 
 from harness.checks.registry import check_names
-from harness.mutants.catalogue import mutants, rewritings, select, turn_of_day
-from harness.mutants.evidence import VISIBLE
-from harness.mutants.mutant import Mutant, Rewriting
+from harness.mutants.catalogue import correct_variants, mutants, select, turn_of_day
+from harness.mutants.probe import VISIBLE
 from harness.mutants.trial import SLOW, load_profile, trial
+from harness.mutants.variant import Correct, Mutant
 
 COMPILED = ("resnet_raw_parameters", "efficientnet_linear_squeeze", "vit_einsum_attention", "vit_returns_a_tuple")
 """Correct variants that are exported and compiled too, which takes longer than all other checks together."""
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pattern = metafunc.config.getoption("--mutants")
     nightly = metafunc.config.getoption("--hypothesis-profile", None) == "nightly"
     turn = turn_of_day() if nightly else 0
-    given: dict[str, Sequence[Any]] = {"mutant": mutants(), "rewriting": rewritings()}
+    given: dict[str, Sequence[Any]] = {"mutant": mutants(), "variant": correct_variants()}
     for name, variants in given.items():
         if name in metafunc.fixturenames:
             chosen = select(variants, pattern, turn=turn)
@@ -49,8 +49,8 @@ def test_mutant_is_rejected(mutant: Mutant) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # a correct network may make torch warn, as one under vmap does
-def test_rewriting_passes(rewriting: Rewriting) -> None:
-    names = check_names(rewriting.family, rewriting.architecture)
-    checks = [c for c in names if c not in SLOW or rewriting.name in COMPILED]
-    wrong = [v for v in trial(rewriting, checks) if v.outcome in ("failed", "error")]
-    assert not wrong, f"{rewriting.writing}: " + "; ".join(f"{v.check}: {v.message}" for v in wrong)
+def test_correct_variant_passes(variant: Correct) -> None:
+    names = check_names(variant.family, variant.architecture)
+    checks = [c for c in names if c not in SLOW or variant.name in COMPILED]
+    wrong = [v for v in trial(variant, checks) if v.outcome in ("failed", "error")]
+    assert not wrong, f"{variant.writing}: " + "; ".join(f"{v.check}: {v.message}" for v in wrong)

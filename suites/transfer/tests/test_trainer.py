@@ -189,7 +189,14 @@ def test_command(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str
     """One epoch on a folder with a small network, then resumed for nothing more, then wrong requests."""
     from suites.transfer.__main__ import main
 
-    model = ["--model", "harness.mutants.specimens:efficientnet_narrow", "--side", "32", "--batch-size", "3"]
+    model = [
+        "--model",
+        "suites.efficientnet.mutants.base_models:efficientnet_narrow",
+        "--side",
+        "32",
+        "--batch-size",
+        "3",
+    ]
     given = ["--data", f"imagefolder:{folder}", "--results", str(tmp_path / "runs"), *model, "--epochs", "1"]
     assert main([*given, "--recipe", "lp_ft", "--schedule", "cosine"]) == 0
     said = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Faulty and correct detectors, by the part that is wrong."""

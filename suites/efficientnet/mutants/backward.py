@@ -1,0 +1,179 @@
+"""EfficientNets whose gradients are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.mutants.probe import Pair, difference, gradient
+from harness.mutants.variant import become, mutant, of_type, replaced
+from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation
+from suites.efficientnet.mutants.base_models import EFFICIENTNET
+
+
+class DetachedGates(SqueezeExcitation):
+    """The gates learn nothing about the features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.detach().mean((2, 3), keepdim=True)
+        return x * self.gate(self.expand(self.activation(self.reduce(pooled))))
+
+
+@mutant(
+    EFFICIENTNET,
+    "The features are detached on their way to the gates",
+    check="gradcheck",
+    category="gradient",
+    evidence=gradient,
+)
+def detached_squeeze(model: Any) -> nn.Module:
+    for _, squeeze in of_type(model, SqueezeExcitation):
+        become(squeeze, DetachedGates)
+    return model
+
+
+class ConstantGates(SqueezeExcitation):
+    """The gates are computed under no_grad."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            gate = self.gate(self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return x * gate
+
+
+@mutant(
+    EFFICIENTNET,
+    "The gates of a block are computed under no_grad",
+    check="gradients",
+    category="gradient",
+    evidence=gradient,
+)
+def gates_under_no_grad(model: Any) -> nn.Module:
+    become(model.features[5][0].branch[2], ConstantGates)
+    return model
+
+
+class _EfficientSwish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * x.sigmoid()  # without x * sigmoid'(x)
+
+
+class EfficientSwish(nn.Module):
+    """Swish that saves memory and half of its derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _EfficientSwish.apply(x)
+
+
+@mutant(
+    EFFICIENTNET,
+    "A memory-efficient swish forgets a term of its derivative",
+    check="gradcheck",
+    category="gradient",
+    evidence=gradient,
+)
+def swish_with_a_wrong_derivative(model: Any) -> nn.Module:
+    for name, _ in of_type(model, SiLU):
+        replaced(model, name, EfficientSwish())
+    return model
+
+
+class DetachedShortcut(MBConv):
+    """Adds its input as a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop_path(self.branch(x)) + x.detach()
+
+
+@mutant(EFFICIENTNET, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
+def detached_shortcut(model: Any) -> nn.Module:
+    become(model.features[4][1], DetachedShortcut)
+    return model
+
+
+class Recomputing(EfficientNet):
+    """Computes every stage anew in the backward pass, and forgets what was drawn."""
+
+    def forward(self, x: Tensor) -> Any:
+        for stage in self.features:
+            x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+        return self.classifier(self.dropout(self.pool(x).flatten(1)))
+
+
+def _gradients_of_one_pass(pair: Pair) -> float:
+    """Of the stem's gradient between two backward passes of one forward pass, with other seeds between."""
+    _, faulty = pair.filled()
+    images, found = pair.images(16), []
+    for later in (1, 2):
+        torch.manual_seed(0)
+        logits = faulty.train()(images)
+        torch.manual_seed(later)
+        (gradient,) = torch.autograd.grad(logits.sum(), next(faulty.parameters()))
+        found.append(gradient)
+    return difference(found[1], found[0])
+
+
+@mutant(
+    EFFICIENTNET,
+    "Checkpointed stages drop other branches in the backward pass than in the forward pass",
+    check="stochastic",
+    category="gradient",
+    evidence=_gradients_of_one_pass,
+)
+def checkpoint_without_generator(model: Any) -> nn.Module:
+    return become(model, Recomputing)
+
+
+class Tabulated(torch.autograd.Function):
+    """SiLU that computes its derivative in the forward pass and multiplies by it in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(x)
+        ctx.save_for_backward(gate * (1 + x * (1 - gate)))
+        return x * gate
+
+    @staticmethod
+    def backward(ctx: Any, *sent: Any) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return sent[0] * slope
+
+
+class TabulatedSiLU(SiLU):
+    """Over `Tabulated`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Tabulated.apply(x)
+
+
+def _twice(pair: Pair) -> float:
+    found = []
+    for model in pair.filled():
+        images = pair.images(1).requires_grad_()
+        (first,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), images)
+        found.append(second)
+    return difference(found[1], found[0])
+
+
+@mutant(
+    EFFICIENTNET,
+    "SiLU saves its derivative: differentiated twice, the derivative of the derivative is missing",
+    check="gradcheck",
+    category="gradient",
+    evidence=_twice,
+)
+def derivative_saved(model: Any) -> nn.Module:
+    for _, activation in of_type(model, SiLU):
+        become(activation, TabulatedSiLU)
+    return model

@@ -1,0 +1,257 @@
+"""EfficientNets whose stochastic depth or dropout is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import Pair, repeated_call, train_output
+from harness.mutants.variant import become, mutant, of_type
+from suites.efficientnet.model import MBConv, StochasticDepth
+from suites.efficientnet.mutants.base_models import EFFICIENTNET
+
+
+class NotRescaled(StochasticDepth):
+    """Drops, and leaves what it keeps as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth does not divide by the probability of keeping a branch",
+    check="parity_train",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_not_rescaled(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, NotRescaled)
+    return model
+
+
+class WholeBatch(StochasticDepth):
+    """One draw for all samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        return x * torch.empty(1, 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth drops a branch for the whole batch",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_of_the_batch(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, WholeBatch)
+    return model
+
+
+class PerElement(StochasticDepth):
+    """Ordinary dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.rate, self.training)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth is ordinary dropout on the branch",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_per_element(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, PerElement)
+    return model
+
+
+class AlwaysOn(StochasticDepth):
+    """Does not look at the mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0:
+            return x
+        return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
+
+
+def _eight_calls(pair: Pair) -> float:
+    return max(repeated_call(pair) for _ in range(8))
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth is active in eval mode",
+    check="determinism",
+    category="stochastic",
+    evidence=_eight_calls,
+)
+def stochastic_depth_in_eval_mode(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        become(depth, AlwaysOn)
+    return model
+
+
+def _residual(model: nn.Module) -> list[MBConv]:
+    return [block for _, block in of_type(model, MBConv) if block.residual]
+
+
+@mutant(
+    EFFICIENTNET,
+    "All blocks have the same rate of stochastic depth",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_constant(model: Any) -> nn.Module:
+    for _, depth in of_type(model, StochasticDepth):
+        depth.rate = 0.2
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "The rates of stochastic depth fall with depth where they should grow",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_reversed(model: Any) -> nn.Module:
+    depths = [depth for _, depth in of_type(model, StochasticDepth)]
+    rates = [depth.rate for depth in depths]
+    for depth, rate in zip(depths, reversed(rates), strict=True):
+        depth.rate = rate
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "The rates are spread so that the last block has the full rate: off by one block",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_off_by_one(model: Any) -> nn.Module:
+    depths = [depth for _, depth in of_type(model, StochasticDepth)]
+    for position, depth in enumerate(depths):
+        depth.rate = 0.2 * (position + 1) / len(depths)
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "The rate of one block is taken for its probability of being kept",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_keeps_the_rate(model: Any) -> nn.Module:
+    depth = _residual(model)[2].drop_path
+    depth.rate = 1 - depth.rate
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "One residual branch is never dropped",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_missing_once(model: Any) -> nn.Module:
+    _residual(model)[1].drop_path.rate = 0.0
+    return model
+
+
+class DropsTheSum(MBConv):
+    """Drops branch and shortcut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        return self.drop_path(out + x) if self.residual else out
+
+
+@mutant(
+    EFFICIENTNET,
+    "Stochastic depth acts on the sum, so that it drops the shortcut too",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def stochastic_depth_on_the_sum(model: Any) -> nn.Module:
+    for block in _residual(model):
+        become(block, DropsTheSum)
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "Dropout in front of the classifier is active in eval mode",
+    check="determinism",
+    category="stochastic",
+    evidence=repeated_call,
+)
+def dropout_in_eval_mode(model: Any) -> nn.Module:
+    class Always(nn.Dropout):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.dropout(input, self.p, True)
+
+    become(model.dropout, Always)
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "Dropout in front of the classifier has rate 0.5, B7's, for 0.2",
+    check="parity_train",
+    category="stochastic",
+    evidence=train_output,
+)
+def dropout_of_another_variant(model: Any) -> nn.Module:
+    model.dropout.p = 0.5
+    return model
+
+
+class UnscaledDropout(nn.Dropout):
+    """The dropout of 2014: scales in eval mode."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input * (1 - self.p)
+        return input * torch.empty_like(input).bernoulli_(1 - self.p)
+
+
+@mutant(
+    EFFICIENTNET,
+    "Dropout scales in eval mode instead of in training",
+    check="parity_eval",
+    category="stochastic",
+)
+def dropout_scales_in_eval_mode(model: Any) -> nn.Module:
+    become(model.dropout, UnscaledDropout)
+    return model
+
+
+@mutant(
+    EFFICIENTNET,
+    "Dropout sits behind the classifier, on the logits",
+    check="parity_train",
+    category="stochastic",
+    evidence=train_output,
+)
+def dropout_on_the_logits(model: Any) -> nn.Module:
+    model.classifier = nn.Sequential(model.classifier, model.dropout)
+    model.dropout = nn.Identity()
+    return model

@@ -1,0 +1,1 @@
+"""Faulty and correct multi-task networks, losses, weightings and projections."""

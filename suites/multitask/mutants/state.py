@@ -1,0 +1,188 @@
+"""Multi-task networks with a fault in their state, their start or a part of their gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import Pair, difference, statistics
+from harness.mutants.variant import become, instead, mutant
+from suites.multitask.model import Outputs
+from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
+from suites.multitask.mutants.network import Altered
+from suites.multitask.mutants.probe import gradients
+
+
+def _after_building(pair: Pair) -> float:
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        pair.faulty()
+        drawn.append(torch.rand(()).item())
+    return float(drawn[0] == drawn[1])
+
+
+@instead(
+    NETWORK,
+    "The factory seeds torch's generator, so that every network starts with the same weights",
+    check="instances",
+    category="initialisation",
+    evidence=_after_building,
+)
+def factory_seeds_torch(num_classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return multitask_resnet12(num_classes)
+
+
+class RemembersFeatures(Altered):
+    """Keeps the trunk's features for as long as the images lie at the same place."""
+
+    place, features = 0, torch.empty(0)
+
+    def forward(self, images: Tensor) -> Outputs:
+        if images.is_meta or self.training or self.place != images.data_ptr():
+            self.place = 0 if images.is_meta else images.data_ptr()
+            self.features = self.backbone(images)
+        h = self.features
+        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1))
+
+
+def _overwritten(pair: Pair) -> float:
+    faulty = pair.faulty().double().eval()
+    images = pair.images(3)
+    with torch.no_grad():
+        faulty(images)
+        images.copy_(pair.images(3).flip(0))
+        return difference(faulty(images)[0], faulty(images.clone())[0])
+
+
+@mutant(
+    NETWORK,
+    "The trunk's features are kept while the images lie at the same place in memory",
+    check="task_memory",
+    category="state",
+    evidence=_overwritten,
+)
+def features_remembered(model: Any) -> nn.Module:
+    return become(model, RemembersFeatures)
+
+
+class FaintEmbedding(Altered):
+    """The embedding's gradient enters the trunk at a tenth."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        h = self.backbone(images)
+        faint = 0.1 * h + 0.9 * h.detach()
+        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
+
+
+@mutant(
+    NETWORK,
+    "The embedding's gradient enters the trunk at a tenth of its size",
+    check="trunk",
+    category="gradient",
+    evidence=gradients,
+)
+def faint_embedding_gradient(model: Any) -> nn.Module:
+    return become(model, FaintEmbedding)
+
+
+@mutant(
+    NETWORK,
+    "BatchNorm's momentum is TensorFlow's 0.01",
+    check="trunk",
+    category="training",
+    evidence=statistics,
+)
+def batch_norm_momentum(model: Any) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    return model
+
+
+class BoxLeftOut(Altered):
+    """The box's gradient does not enter the trunk while training."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        h = self.backbone(images)
+        return Outputs(
+            self.classes(h),
+            self.box(h.detach() if self.training else h),
+            F.normalize(self.embedding(h), dim=1),
+        )
+
+
+def _box_gradient(pair: Pair) -> float:
+    grads = []
+    for build in (pair.correct, pair.faulty):
+        torch.manual_seed(0)
+        model = build().double().train()
+        (model(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
+        grads.append(model.backbone.stem[0].weight.grad)
+    return difference(grads[1], grads[0])
+
+
+@mutant(
+    NETWORK,
+    "In train mode the box's gradient is cut off before the trunk",
+    check="trunk",
+    category="training",
+    evidence=_box_gradient,
+)
+def box_detached_in_training(model: Any) -> nn.Module:
+    return become(model, BoxLeftOut)
+
+
+class AtMost128(Altered):
+    """Images of more than 128 px are resized."""
+
+    def forward(self, images: Tensor) -> Outputs:
+        height, width = (min(side, 128) for side in images.shape[2:])
+        return super().forward(F.interpolate(images, (height, width), mode="bilinear"))
+
+
+def _large(pair: Pair) -> float:
+    correct, faulty = (model.double().eval() for model in (pair.correct(), pair.faulty()))
+    faulty.load_state_dict(correct.state_dict())
+    images = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
+    with torch.no_grad():
+        return difference(faulty(images)[1], correct(images)[1])
+
+
+@mutant(NETWORK, "Images of more than 128 px are shrunk first", check="trunk", category="size", evidence=_large)
+def large_images_shrunk(model: Any) -> nn.Module:
+    return become(model, AtMost128)
+
+
+@instead(
+    NETWORK,
+    "There are ten classes whatever num_classes says",
+    check="instances",
+    category="forward",
+    evidence=lambda pair: abs(pair.faulty(7).classes.out_features - pair.correct(7).classes.out_features),
+)
+def ten_classes(num_classes: int = 10) -> nn.Module:
+    return multitask_resnet12()
+
+
+def _start(pair: Pair) -> float:
+    spreads = [float(build().backbone.stem[0].weight.detach().std()) for build in (pair.correct, pair.faulty)]
+    return spreads[1] / spreads[0] - 1
+
+
+@mutant(
+    NETWORK,
+    "Convolutions start twenty times too wide",
+    check="instances",
+    category="initialisation",
+    evidence=_start,
+)
+def wide_start(model: Any) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=20 * float(module.weight.detach().std()))
+    return model

@@ -1,0 +1,1 @@
+"""Faulty and correct variants of small ResNets, by how a fault shows."""

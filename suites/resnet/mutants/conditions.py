@@ -1,0 +1,317 @@
+"""ResNets that are wrong for some image sizes, batches or class counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import (
+    ODD,
+    WIDE,
+    output_at,
+    train_gradient,
+    trained_at,
+    trained_with,
+)
+from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from suites.resnet.model import BasicBlock, ResNet
+from suites.resnet.mutants.backward import CutStem, Linear
+from suites.resnet.mutants.base_models import RESNET12
+
+
+class EvenSides(Around):
+    """Drops the last row or column of odd images."""
+
+    def forward(self, x: Tensor) -> Any:
+        height, width = x.shape[2:]
+        return self.net(x[:, :, : height // 2 * 2, : width // 2 * 2])
+
+
+@mutant(RESNET12, "Odd sides are cropped to even ones", check="parity_sizes", category="size", evidence=ODD)
+def odd_sides_cropped(model: Any) -> nn.Module:
+    return EvenSides(model)
+
+
+class SevenBySeven(nn.Module):
+    """Pools the first seven rows and columns of the map, all that 224 px images have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :7, :7].mean((2, 3), keepdim=True)
+
+
+@mutant(
+    RESNET12,
+    "Pooling looks at the 7x7 places of a 224 px image and leaves out what larger images have",
+    check="parity_sizes",
+    category="size",
+    evidence=output_at(1, 256),
+)
+def pooling_of_seven_by_seven(model: Any) -> nn.Module:
+    return replaced(model, "pool", SevenBySeven())
+
+
+class FixedDivisor(nn.Module):
+    """The sum over the map divided by the four pixels that 64 px images leave."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum((2, 3), keepdim=True) / 4
+
+
+@mutant(
+    RESNET12, "Global pooling divides by a fixed count of pixels", check="parity_sizes", category="size", evidence=WIDE
+)
+def pooling_with_a_fixed_divisor(model: Any) -> nn.Module:
+    return replaced(model, "pool", FixedDivisor())
+
+
+@mutant(
+    RESNET12,
+    "The final pooling has a fixed kernel, the AvgPool2d(7) of old: other sizes don't fit the head",
+    check="shapes",
+    category="size",
+    evidence=output_at(2, 64),
+    issue="https://github.com/pytorch/vision/issues/140",
+)
+def pooling_with_a_fixed_kernel(model: Any) -> nn.Module:
+    return replaced(model, "pool", nn.AvgPool2d(4))
+
+
+class CoarseWhenLarge(Around):
+    """Blurs what is larger than 100 px."""
+
+    def forward(self, x: Tensor) -> Any:
+        if max(x.shape[2:]) > 100:
+            x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
+        return self.net(x)
+
+
+@mutant(
+    RESNET12,
+    "Large images are halved and enlarged again",
+    check="parity_photographs",
+    category="size",
+    evidence=output_at(2, 128),
+)
+def large_images_halved(model: Any) -> nn.Module:
+    return CoarseWhenLarge(model)
+
+
+class BatchCentred(ResNet):
+    """Subtracts the batch's mean logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits - logits.mean(0)
+
+
+@mutant(RESNET12, "Logits are centred over the batch", check="batch_independence", category="batch")
+def logits_centred_over_the_batch(model: Any) -> nn.Module:
+    return become(model, BatchCentred)
+
+
+class OfTheBatch(nn.BatchNorm2d):
+    """Normalises by the batch in eval mode too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(input)
+        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+@mutant(
+    RESNET12,
+    "A BatchNorm takes the batch's statistics in eval mode",
+    check="batch_independence",
+    category="batch",
+)
+def batch_statistics_in_eval_mode(model: Any) -> nn.Module:
+    become(model.stages[1][0].norm1, OfTheBatch)
+    return model
+
+
+class Mixed(nn.Module):
+    """Reads (batch, width) memory as if the width came first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        return x.t().reshape(len(x), -1)[:, :, None, None]
+
+
+@mutant(RESNET12, "A transpose before a reshape mixes the samples", check="batch_independence", category="batch")
+def reshape_mixes_samples(model: Any) -> nn.Module:
+    return replaced(model, "pool", Mixed())
+
+
+class Ghosts(nn.BatchNorm2d):
+    """Takes its statistics over 32 samples at a time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or len(input) <= 32:
+            return super().forward(input)
+        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(32)])
+
+
+@mutant(
+    RESNET12,
+    "Training batches of more than 32 are normalised 32 at a time",
+    check="parity_train",
+    category="batch",
+    evidence=trained_at(40),
+)
+def ghost_batches(model: Any) -> nn.Module:
+    become(model.stem[1], Ghosts)
+    return model
+
+
+class CutOnLargeImages(CutStem):
+    """In train mode, where the images are large."""
+
+    def cut(self, images: Tensor) -> bool:
+        return self.training and images.shape[-1] >= 128
+
+
+@mutant(
+    RESNET12,
+    "In train mode the stem gets no gradient where images have 128 pixels and more",
+    check="gradients",
+    category="size",
+    evidence=lambda pair: train_gradient(pair, (2, 3, 128, 128)),
+)
+def cut_on_large_images(model: Any) -> nn.Module:
+    return CutOnLargeImages(model)
+
+
+class CutInLargeBatches(BasicBlock):
+    """Its shortcut is detached where the batch is large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(out + self.shortcut(x.detach() if len(x) > 24 else x))
+
+
+@mutant(
+    RESNET12,
+    "The shortcuts are detached in batches of more than 24 images",
+    check="gradients",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
+)
+def cut_in_large_batches(model: Any) -> nn.Module:
+    for _, block in of_type(model, BasicBlock):
+        become(block, CutInLargeBatches)
+    return model
+
+
+@mutant(
+    RESNET12,
+    "One shortcut's projection gets no image in batches of more than 24",
+    check="gradients",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
+)
+def projection_cut_in_large_batches(model: Any) -> nn.Module:
+    become(of_type(model, BasicBlock)[-1][1], CutInLargeBatches)
+    return model
+
+
+SHRUNK = 256
+"""Pixels: more than the checks with values put through train mode."""
+
+
+class KeepsStatistics(nn.BatchNorm2d):
+    """Normalises by its running statistics, in training too."""
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        super().train(False)
+        return self
+
+
+@mutant(
+    RESNET12,
+    "Built for ImageNet's 1,000 classes, as a pretrained network is, its norms never leave their running statistics",
+    check="parity_photographs",
+    category="training",
+    evidence=trained_with(1000),
+)
+def statistics_kept_with_published_classes(model: Any) -> nn.Module:
+    if model.head.out_features == 1000:
+        for _, norm in of_type(model, nn.BatchNorm2d):
+            become(norm, KeepsStatistics)
+    return model
+
+
+class Shrinking(ResNet):
+    """Trains on small images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[-1] >= SHRUNK:
+            x = F.interpolate(x, (SHRUNK // 2, SHRUNK // 2))
+        return super().forward(x)
+
+
+@mutant(
+    RESNET12,
+    "Progressive resizing is left in: in training, images of 256 px and more are shrunk",
+    check="shapes",
+    category="training",
+    evidence=lambda pair: train_gradient(pair, (2, 3, SHRUNK, SHRUNK)),
+)
+def shrunk_in_training(model: Any) -> nn.Module:
+    return become(model, Shrinking)
+
+
+class GhostNorm(nn.BatchNorm2d):
+    """Normalises parts of 128 images each by themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super(GhostNorm, self).forward(part) for part in x.split(128)])
+
+
+@mutant(
+    RESNET12,
+    "Batches over 128 are normalised in parts of 128",
+    check="parity_train",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (130, 3, 32, 32)),
+)
+def ghost_batches_of_128(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, GhostNorm)
+    return model
+
+
+CHUNK = 8
+
+
+class LastChunk(Linear):
+    """Works through the batch in chunks, and keeps the last one's weight gradient."""
+
+    @staticmethod
+    def backward(ctx: Any, *sent: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        kept = torch.zeros_like(weight)
+        for part, given in zip(sent[0].split(CHUNK), x.split(CHUNK), strict=True):
+            kept = part.mT @ given
+        return sent[0] @ weight, kept, sent[0].sum(0), None
+
+
+class ChunkedHead(nn.Linear):
+    """A linear layer over `LastChunk`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return LastChunk.apply(x, self.weight, self.bias, None)
+
+
+@mutant(
+    RESNET12,
+    "The classifier's backward pass goes through chunks of eight images, and assigns where it should add",
+    check="parity_train",
+    category="batch",
+    evidence=lambda pair: train_gradient(pair, (2 * CHUNK, 3, 32, 32)),
+)
+def gradient_of_the_last_chunk(model: Any) -> nn.Module:
+    become(model.head, ChunkedHead)
+    return model

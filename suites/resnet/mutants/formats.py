@@ -1,0 +1,292 @@
+"""ResNets that are wrong in some memory format or dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from harness.mutants.probe import (
+    CHANNELS_LAST,
+    Pair,
+    difference,
+    float32_output,
+    gradients,
+    undefined,
+)
+from harness.mutants.variant import Around, become, mutant, replaced
+from suites.resnet.model import ResNet
+from suites.resnet.mutants.backward import CutStem, stem_gradient
+from suites.resnet.mutants.base_models import RESNET12
+
+
+class CutInChannelsLast(CutStem):
+    """In train mode, where the images are channels_last."""
+
+    def cut(self, images: Tensor) -> bool:
+        return self.training and images.stride(1) == 1
+
+
+@mutant(
+    RESNET12,
+    "In train mode the stem gets no gradient where images are channels_last",
+    check="memory_format",
+    category="layout",
+    evidence=lambda pair: stem_gradient(pair, layout=torch.channels_last, autocast=False),
+)
+def cut_in_channels_last(model: Any) -> nn.Module:
+    return CutInChannelsLast(model)
+
+
+class AssumedStrides(Around):
+    """Reads memory as if it were contiguous."""
+
+    def forward(self, x: Tensor) -> Any:
+        _, channels, height, width = x.shape
+        strides = (channels * height * width, height * width, width, 1)
+        return self.net(x.as_strided(x.shape, strides))
+
+
+@mutant(
+    RESNET12,
+    "as_strided with the strides of a contiguous input scrambles every other layout",
+    check="memory_format",
+    category="layout",
+    evidence=CHANNELS_LAST,
+)
+def strides_assumed(model: Any) -> nn.Module:
+    return AssumedStrides(model)
+
+
+class ViewPool(nn.Module):
+    """Flattens each sample with a view, then pools."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1).view(len(x), x.shape[1], -1).mean(-1)
+
+
+@mutant(
+    RESNET12,
+    "view() on features raises where the backend keeps them in channels_last, which it does in float32",
+    check="memory_format",
+    category="layout",
+    evidence=CHANNELS_LAST,
+)
+def view_of_channels_last_features(model: Any) -> nn.Module:
+    return replaced(model, "pool", ViewPool())
+
+
+class ThroughBfloat16(nn.Module):
+    """Rounds what passes to bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16).to(x.dtype)
+
+
+@mutant(RESNET12, "A stage's output goes through bfloat16", check="parity_eval", category="precision")
+def stage_in_bfloat16(model: Any) -> nn.Module:
+    model.stages[2].append(ThroughBfloat16())
+    return model
+
+
+class HalfWhenFloat32(nn.Conv2d):
+    """In float32 convolves numbers of eight bits, as some accelerators' fast modes do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype is not torch.float32:
+            return super().forward(input)
+        return self._conv_forward(input.bfloat16().float(), self.weight.bfloat16().float(), None)
+
+
+@mutant(
+    RESNET12,
+    "A convolution rounds its operands to bfloat16, in float32 only",
+    check="parity_float32",
+    category="precision",
+    evidence=float32_output,
+)
+def convolution_rounds_in_float32(model: Any) -> nn.Module:
+    become(model.stages[1][0].conv1, HalfWhenFloat32)
+    return model
+
+
+class WhereRelu(nn.Module):
+    """Zero where the input is not above zero: NaN is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+@mutant(
+    RESNET12,
+    "ReLU written with a comparison turns NaN into zero",
+    check="nan_propagation",
+    category="precision",
+    evidence=undefined,
+)
+def relu_swallows_nan(model: Any) -> nn.Module:
+    return replaced(model, "stem.2", WhereRelu())
+
+
+class MixedPrecision(ResNet):
+    """Trains under autocast, whoever calls."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.dtype is torch.float32):
+            return super().forward(x).to(x.dtype)
+
+
+def _in_float32(pair: Pair) -> float:
+    logits = [model.float().train()(pair.images().float()).detach() for model in pair.filled()]
+    return difference(logits[1], logits[0])
+
+
+@mutant(
+    RESNET12,
+    "Mixed precision is built in: in train mode it computes in bfloat16 where float32 was asked for",
+    check="parity_float32",
+    category="precision",
+    evidence=_in_float32,
+)
+def mixed_precision_built_in(model: Any) -> nn.Module:
+    return become(model, MixedPrecision)
+
+
+class Clamped(Around):
+    """Keeps the stem's features within what float16 holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        net: Any = self.net
+        x = net.stem(x).clamp(-65504, 65504)
+        for stage in net.stages:
+            x = stage(x)
+        logits: Tensor = net.head(net.pool(x).flatten(1))
+        return logits
+
+
+def _finite_from_infinite(pair: Pair) -> float:
+    images = pair.images()
+    images[:, 0, 9, 9] = float("inf")
+    correct, faulty = (m(images).isfinite().float().mean().item() for m in pair.filled())
+    return faulty - correct
+
+
+@mutant(
+    RESNET12,
+    "The stem's features are clamped to what float16 holds, whatever is computed in: infinity becomes a number",
+    check="nan_propagation",
+    category="precision",
+    evidence=_finite_from_infinite,
+)
+def features_clamped(model: Any) -> nn.Module:
+    return Clamped(model)
+
+
+class StemGradient(torch.autograd.Function):
+    """The stem's convolution, whose weight's gradient is read as if it lay in memory as the weight does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, None, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, *sent: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        of_x = conv2d_input(x.shape, weight, sent[0], 2, 3)
+        of_weight = conv2d_weight(x, weight.shape, sent[0], 2, 3).contiguous()
+        return of_x, of_weight.as_strided(weight.shape, weight.stride())
+
+
+class StemConv(nn.Conv2d):
+    """Over `StemGradient`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return StemGradient.apply(x, self.weight)
+
+
+def _channels_last_gradient(pair: Pair) -> float:
+    found = []
+    for model in pair.filled():
+        model.to(memory_format=torch.channels_last)
+        found.append(gradients(model, pair.images())["stem.0.weight"])
+    return difference(found[1], found[0])
+
+
+@mutant(
+    RESNET12,
+    "A gradient is laid out by its weight's strides: with weights in channels_last it is scrambled",
+    check="memory_format",
+    category="layout",
+    evidence=_channels_last_gradient,
+)
+def gradient_by_strides(model: Any) -> nn.Module:
+    become(model.stem[0], StemConv)
+    return model
+
+
+class HalfOnGpu(nn.Linear):
+    """Multiplies in float16 where it lies on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return F.linear(x.half(), self.weight.half(), self.bias.half()).float()
+        return super().forward(x)
+
+
+def _lowered(pair: Pair) -> float:
+    """Whether the head's operations on a fake GPU give float16."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = pair.faulty(10)
+    seen = []
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to("cuda")
+        logits = model(torch.zeros(2, 3, 64, 64, device="cuda"))
+        node = logits.grad_fn
+        while node is not None:
+            seen.append(type(node).__name__)
+            node = node.next_functions[0][0] if node.next_functions else None
+    return float("ToCopyBackward0" in seen)
+
+
+@mutant(
+    RESNET12,
+    "On a GPU, and there alone, the head multiplies in float16 where float32 was asked for",
+    check="device",
+    category="precision",
+    evidence=_lowered,
+)
+def half_on_the_gpu(model: Any) -> nn.Module:
+    become(model.head, HalfOnGpu)
+    return model
+
+
+class HalfBias(Around):
+    """Adds a bias of float16."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__(net)
+        net.head.bias = nn.Parameter(net.head.bias.detach().half())
+
+    def forward(self, x: Tensor) -> Tensor:
+        net: Any = self.net
+        x = net.stem(x)
+        for stage in net.stages:
+            x = stage(x)
+        logits: Tensor = F.linear(net.pool(x).flatten(1), net.head.weight) + net.head.bias
+        return logits
+
+
+@mutant(
+    RESNET12,
+    "One parameter is built in float16 among others of float32: sharded training refuses the mixture",
+    check="parameters",
+    category="precision",
+    evidence=lambda pair: float(len({p.dtype for p in pair.faulty(10).parameters()}) - 1),
+)
+def one_parameter_in_half_precision(model: Any) -> nn.Module:
+    return HalfBias(model)

@@ -1,0 +1,194 @@
+"""ResNets whose parts cannot be frozen, or thaw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import CLASSES, Pair, difference
+from harness.mutants.variant import Around, become, mutant, of_type
+from suites.resnet.model import ResNet
+from suites.resnet.mutants.base_models import RESNET12
+
+
+class AsksTheNetwork(nn.BatchNorm2d):
+    """Normalises by the batch where the network is in train mode, whatever its own mode."""
+
+    network: list[nn.Module]
+
+    def forward(self, x: Tensor) -> Tensor:
+        mode = self.network[0].training
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, mode, self.momentum or 0.1, self.eps
+        )
+
+
+def _norms_frozen(pair: Pair) -> float:
+    logits = []
+    for model in pair.filled():
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        logits.append(model(pair.images()).detach())
+    return difference(logits[1], logits[0])
+
+
+@mutant(
+    RESNET12,
+    "Norms ask the network's mode and not their own: freezing their statistics for fine-tuning does nothing",
+    check="mode_switch",
+    category="training",
+    evidence=_norms_frozen,
+)
+def norms_ask_the_network(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, AsksTheNetwork)
+        norm.__dict__["network"] = [model]
+    return model
+
+
+class ClearsGradients(ResNet):
+    """Forgets for its user."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.zero_grad(set_to_none=True)
+        return super().forward(x)
+
+
+def _gradients_gone(pair: Pair) -> float:
+    model = pair.faulty(CLASSES).double().train()
+    model(pair.images()).sum().backward()
+    model(pair.images())
+    return float(model.head.weight.grad is None)
+
+
+@mutant(
+    RESNET12,
+    "The forward pass clears gradients in train mode: of several micro-batches the last one counts",
+    check="input_untouched",
+    category="training",
+    evidence=_gradients_gone,
+)
+def gradients_cleared(model: Any) -> nn.Module:
+    return become(model, ClearsGradients)
+
+
+class Thawing(ResNet):
+    """Lets everything learn in train mode."""
+
+    def train(self, mode: bool = True) -> Any:
+        return super().train(mode).requires_grad_(mode) if mode else super().train(mode)
+
+
+def _thawed(pair: Pair) -> float:
+    model = pair.faulty(CLASSES).requires_grad_(False).train()
+    return float(any(p.requires_grad for p in model.parameters()))
+
+
+@mutant(
+    RESNET12,
+    "train() makes every parameter trainable, also those that the caller froze",
+    check="mode_switch",
+    category="training",
+    evidence=_thawed,
+)
+def train_thaws(model: Any) -> nn.Module:
+    return become(model, Thawing)
+
+
+class FiniteInTraining(Around):
+    """No NaN in train mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return torch.nan_to_num(logits) if self.training else logits
+
+
+def _nan_hidden(pair: Pair) -> float:
+    correct, faulty = (m.train()(pair.images() * float("nan")).isnan().float().mean().item() for m in pair.filled())
+    return correct - faulty
+
+
+@mutant(
+    RESNET12,
+    "In train mode alone nan_to_num hides that training diverged",
+    check="nan_propagation",
+    category="training",
+    evidence=_nan_hidden,
+)
+def nan_hidden_in_training(model: Any) -> nn.Module:
+    return FiniteInTraining(model)
+
+
+class FreezingNorm(nn.BatchNorm2d):
+    """Stops at its hundredth batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None and int(self.num_batches_tracked) >= 100:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def _late(pair: Pair) -> float:
+    outputs = []
+    for model in pair.filled():
+        for _, norm in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]:
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.fill_(1000)
+        with torch.no_grad():
+            outputs.append(model.train()(pair.images()))
+    return difference(outputs[1], outputs[0])
+
+
+@mutant(
+    RESNET12,
+    "From its hundredth batch on a BatchNorm uses and keeps its running statistics, in train mode too",
+    check="parity_train",
+    category="training",
+    evidence=_late,
+)
+def norms_stop_after_a_hundred_batches(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, FreezingNorm)
+    return model
+
+
+class HalfFrozenNorm(nn.BatchNorm2d):
+    """In eval mode keeps its statistics, and normalises with the batch's where the network trains."""
+
+    network: tuple[nn.Module, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.network[0].training:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return super().forward(x)
+
+
+def _frozen_norms(pair: Pair) -> float:
+    outputs = []
+    for model in pair.filled():
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        with torch.no_grad():
+            outputs.append(model(pair.images()))
+    return difference(outputs[1], outputs[0])
+
+
+@mutant(
+    RESNET12,
+    "Norms that are frozen by eval() keep their statistics, but go on normalising by the batch's while the rest trains",
+    check="mode_switch",
+    category="training",
+    evidence=_frozen_norms,
+)
+def frozen_norms_use_the_batch(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        become(norm, HalfFrozenNorm).__dict__["network"] = (model,)
+    return model

@@ -1,0 +1,268 @@
+"""ResNets that are wrong in train mode."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import after_steps, repeated_call, statistics, train_output
+from harness.mutants.variant import Around, become, mutant, of_type
+from suites.resnet.model import ResNet
+from suites.resnet.mutants.base_models import RESNET12, RESNET17
+
+
+@mutant(RESNET12, "BatchNorm's momentum is 0.01", check="parity_train", category="training", evidence=statistics)
+def momentum_0_01(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        norm.momentum = 0.01
+    return model
+
+
+@mutant(
+    RESNET12,
+    "One BatchNorm has momentum 0.9: TensorFlow's meaning of the word, one minus PyTorch's",
+    check="parity_train",
+    category="training",
+    evidence=statistics,
+    issue="https://github.com/Cadene/pretrained-models.pytorch/issues/44",
+)
+def momentum_0_9(model: Any) -> nn.Module:
+    model.stages[3][0].norm1.momentum = 0.9
+    return model
+
+
+@mutant(
+    RESNET17,
+    "A bottleneck strides in its last 1x1 convolution: the same function, but other statistics in train mode",
+    check="parity_train",
+    category="training",
+    evidence=train_output,
+)
+def stride_on_the_last_1x1(model: Any) -> nn.Module:
+    block = model.stages[3][0]
+    block.conv2.stride, block.conv3.stride = (1, 1), (2, 2)
+    return model
+
+
+@mutant(
+    RESNET12,
+    "BatchNorm's momentum is None: a plain average over all batches",
+    check="parity_train",
+    category="training",
+    evidence=statistics,
+)
+def momentum_none(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.BatchNorm2d):
+        norm.momentum = None
+    return model
+
+
+class BiasedStatistics(nn.BatchNorm2d):
+    """Keeps the biased variance of the batch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        mean, var = input.mean((0, 2, 3)), input.var((0, 2, 3), unbiased=False)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(var, 0.1)
+        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.1, self.eps)
+
+
+@mutant(
+    RESNET12,
+    "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one",
+    check="parity_train",
+    category="training",
+    evidence=statistics,
+)
+def biased_running_variance(model: Any) -> nn.Module:
+    become(model.stages[3][0].norm2, BiasedStatistics)
+    return model
+
+
+class UnbiasedNormalisation(nn.BatchNorm2d):
+    """Divides by the unbiased deviation in train mode."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = super().forward(input)
+        if not self.training:
+            return out
+        count = input.numel() / input.shape[1]
+        shift = self.bias.view(1, -1, 1, 1)
+        return (out - shift) * ((count - 1) / count) ** 0.5 + shift
+
+
+@mutant(
+    RESNET12,
+    "A handwritten BatchNorm divides by the unbiased deviation in train mode",
+    check="parity_train",
+    category="training",
+    evidence=train_output,
+)
+def unbiased_batch_deviation(model: Any) -> nn.Module:
+    become(model.stages[3][0].norm2, UnbiasedNormalisation)
+    return model
+
+
+class FrozenNorm(nn.BatchNorm2d):
+    """Stays in eval mode."""
+
+    def train(self, mode: bool = True) -> FrozenNorm:
+        super().train(False)
+        return self
+
+
+@mutant(
+    RESNET12,
+    "A BatchNorm stays in eval mode when the model trains",
+    check="parity_train",
+    category="training",
+    evidence=train_output,
+)
+def norm_left_in_eval_mode(model: Any) -> nn.Module:
+    become(model.stages[0][0].norm1, FrozenNorm)
+    return model
+
+
+class ForgetfulNorm(nn.BatchNorm2d):
+    """Normalises by the batch and keeps nothing of it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+@mutant(
+    RESNET12,
+    "A BatchNorm never updates its running statistics",
+    check="parity_train",
+    category="training",
+    evidence=statistics,
+)
+def statistics_never_updated(model: Any) -> nn.Module:
+    become(model.stages[1][0].shortcut[1], ForgetfulNorm)
+    return model
+
+
+class GhostNorm(nn.BatchNorm2d):
+    """Statistics of each half of the batch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or len(input) < 4:
+            return super().forward(input)
+        return torch.cat([super(GhostNorm, self).forward(half) for half in input.chunk(2)])
+
+
+@mutant(
+    RESNET12,
+    "A BatchNorm takes its statistics from each half of the batch, as unsynchronised replicas do",
+    check="parity_train",
+    category="training",
+    evidence=train_output,
+)
+def statistics_of_half_the_batch(model: Any) -> nn.Module:
+    become(model.stages[2][0].norm1, GhostNorm)
+    return model
+
+
+class Hardening(nn.BatchNorm2d):
+    """Stops updating two batches after `train()`."""
+
+    def train(self, mode: bool = True) -> Hardening:
+        super().train(mode)
+        self.batches = 0
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            self.batches += 1
+            if self.batches > 2:
+                return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return super().forward(input)
+
+
+@mutant(
+    RESNET12,
+    "A BatchNorm stops updating its statistics after the second batch",
+    check="parity_trajectory",
+    category="training",
+    evidence=after_steps(4),
+)
+def statistics_frozen_after_two_batches(model: Any) -> nn.Module:
+    become(model.stages[1][0].norm1, Hardening)
+    return model
+
+
+class StaleWeight(nn.Conv2d):
+    """In train mode convolves with the weight of the first call after `train()`."""
+
+    def train(self, mode: bool = True) -> StaleWeight:
+        super().train(mode)
+        self.stale: Tensor | None = None
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        if self.stale is None:
+            self.stale = self.weight.detach().clone()
+        weight = self.weight + (self.stale - self.weight).detach()  # the old value, the new gradient
+        return self._conv_forward(input, weight, self.bias)
+
+
+@mutant(
+    RESNET12,
+    "A convolution keeps a copy of its weight from the first training step: every single step is right",
+    check="parity_trajectory",
+    category="training",
+    evidence=after_steps(3),
+)
+def stale_weight_in_training(model: Any) -> nn.Module:
+    become(model.stages[0][1].conv1, StaleWeight)
+    return model
+
+
+class TrainingDropout(ResNet):
+    """Dropout in front of the head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(self.stem(x))
+        return self.head(F.dropout(torch.flatten(self.pool(x), 1), 0.5, self.training))
+
+
+@mutant(
+    RESNET12,
+    "Dropout of one half in front of the head, which no ResNet has",
+    check="stochastic",
+    category="stochastic",
+    evidence=train_output,
+)
+def dropout_before_the_head(model: Any) -> nn.Module:
+    return become(model, TrainingDropout)
+
+
+class PythonNoise(Around):
+    """Noise from Python's generator."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x * (1 + 1e-3 * random.random()))
+
+
+@mutant(
+    RESNET12,
+    "Test-time augmentation from Python's generator is left on in eval mode",
+    check="determinism",
+    category="stochastic",
+    evidence=repeated_call,
+)
+def python_noise_in_eval_mode(model: Any) -> nn.Module:
+    return PythonNoise(model)

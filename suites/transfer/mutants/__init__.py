@@ -1,0 +1,1 @@
+"""Faulty and correct fine-tuning recipes, by what is wrong."""

@@ -1,0 +1,1 @@
+"""Faulty and correct variants of a small Vision Transformer, by how a fault shows."""

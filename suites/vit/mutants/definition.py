@@ -1,0 +1,280 @@
+"""Vision Transformers whose tokens, norms or perceptrons are off by one thing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.mutants.probe import parameters
+from harness.mutants.variant import become, mutant, of_type, replaced
+from suites.vit.model import EncoderLayer, VisionTransformer
+from suites.vit.mutants.base_models import VIT
+
+
+@mutant(VIT, "The tanh approximation of GELU", check="parity_eval")
+def tanh_gelu(model: Any) -> nn.Module:
+    for _, gelu in of_type(model, nn.GELU):
+        gelu.approximate = "tanh"
+    return model
+
+
+@mutant(VIT, "ReLU in the perceptrons, as nn.TransformerEncoderLayer has by default", check="parity_eval")
+def relu_for_gelu(model: Any) -> nn.Module:
+    for name, _ in of_type(model, nn.GELU):
+        replaced(model, name, nn.ReLU())
+    return model
+
+
+class QuickGelu(nn.Module):
+    """CLIP's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+@mutant(VIT, "The sigmoid approximation of GELU (CLIP's QuickGELU) in one layer", check="parity_eval")
+def quick_gelu(model: Any) -> nn.Module:
+    return replaced(model, "layers.2.mlp.1", QuickGelu())
+
+
+@mutant(
+    VIT,
+    "LayerNorm's eps is 1e-5, PyTorch's default",
+    check="parity_eval",
+    issue="https://github.com/huggingface/transformers/issues/18137",
+)
+def layer_norm_eps_1e_5(model: Any) -> nn.Module:
+    for _, norm in of_type(model, nn.LayerNorm):
+        norm.eps = 1e-5
+    return model
+
+
+@mutant(VIT, "Only the final LayerNorm has eps 1e-5", check="parity_eval")
+def final_norm_eps_1e_5(model: Any) -> nn.Module:
+    model.norm.eps = 1e-5
+    return model
+
+
+class EpsOutside(nn.LayerNorm):
+    """Adds eps to the deviation, not to the variance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        centred = input - input.mean(-1, keepdim=True)
+        deviation = centred.square().mean(-1, keepdim=True).sqrt()
+        return centred / (deviation + self.eps) * self.weight + self.bias
+
+
+@mutant(VIT, "A handwritten LayerNorm adds eps to the deviation", check="parity_eval")
+def eps_outside_the_root(model: Any) -> nn.Module:
+    become(model.layers[0].norm1, EpsOutside)
+    return model
+
+
+class UnbiasedNorm(nn.LayerNorm):
+    """Divides by N - 1, as Tensor.std does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        centred = input - input.mean(-1, keepdim=True)
+        return centred / (input.var(-1, keepdim=True) + self.eps).sqrt() * self.weight + self.bias
+
+
+@mutant(VIT, "A handwritten LayerNorm has the unbiased variance", check="parity_eval")
+def unbiased_layer_norm(model: Any) -> nn.Module:
+    become(model.layers[1].norm2, UnbiasedNorm)
+    return model
+
+
+class NotCentred(nn.LayerNorm):
+    """Root mean square only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * (input.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+
+
+@mutant(VIT, "A norm does not subtract the mean (RMSNorm)", check="parity_eval")
+def root_mean_square_norm(model: Any) -> nn.Module:
+    become(model.norm, NotCentred)
+    return model
+
+
+class OverTokens(nn.LayerNorm):
+    """Statistics of all tokens together."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        centred = input - input.mean((1, 2), keepdim=True)
+        variance = centred.square().mean((1, 2), keepdim=True)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+@mutant(VIT, "A norm takes its statistics over tokens and width", check="parity_eval")
+def norm_over_tokens(model: Any) -> nn.Module:
+    become(model.layers[3].norm1, OverTokens)
+    return model
+
+
+class PostNorm(EncoderLayer):
+    """The order of 2017."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.dropout(self.attention(x)))
+        return self.norm2(x + self.mlp(x))
+
+
+@mutant(VIT, "Norms follow the additions (post-norm)", check="parity_eval")
+def post_norm(model: Any) -> nn.Module:
+    for _, layer in of_type(model, EncoderLayer):
+        become(layer, PostNorm)
+    return model
+
+
+class Parallel(EncoderLayer):
+    """Both branches see the layer's input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.attention(self.norm1(x))) + self.mlp(self.norm2(x))
+
+
+@mutant(VIT, "Attention and perceptron run in parallel in one layer", check="parity_eval")
+def parallel_branches(model: Any) -> nn.Module:
+    become(model.layers[1], Parallel)
+    return model
+
+
+class NormedShortcut(EncoderLayer):
+    """Adds the normalised input back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x)
+        x = x + self.dropout(self.attention(x))
+        return x + self.mlp(self.norm2(x))
+
+
+@mutant(VIT, "The shortcut around attention starts after the norm", check="parity_eval")
+def shortcut_after_the_norm(model: Any) -> nn.Module:
+    become(model.layers[2], NormedShortcut)
+    return model
+
+
+class OneJoin(EncoderLayer):
+    """No shortcut around the perceptron."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return self.mlp(self.norm2(x))
+
+
+@mutant(VIT, "A layer has no shortcut around its perceptron", check="skip_gradient")
+def shortcut_around_the_perceptron_missing(model: Any) -> nn.Module:
+    become(model.layers[2], OneJoin)
+    return model
+
+
+class SharedNorm(EncoderLayer):
+    """One norm for both branches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.mlp(self.norm1(x))
+
+
+@mutant(VIT, "A layer uses its first norm twice and its second never", check="gradients")
+def second_norm_unused(model: Any) -> nn.Module:
+    become(model.layers[0], SharedNorm)
+    return model
+
+
+@mutant(VIT, "There is no final norm: as freshly built hardly anything shows", check="parameters", evidence=parameters)
+def no_final_norm(model: Any) -> nn.Module:
+    return replaced(model, "norm", nn.Identity())
+
+
+@mutant(VIT, "The perceptrons widen twice, not four times", check="parameters", evidence=parameters)
+def narrow_perceptron(model: Any) -> nn.Module:
+    replaced(model, "layers.0.mlp.0", nn.Linear(64, 128))
+    return replaced(model, "layers.0.mlp.3", nn.Linear(128, 64))
+
+
+@mutant(VIT, "All layers are one (ALBERT's sharing)", check="parameters", evidence=parameters)
+def layers_share_weights(model: Any) -> nn.Module:
+    model.layers = nn.Sequential(*[model.layers[0]] * 4)
+    return model
+
+
+class LayerScale(EncoderLayer):
+    """Scales both branches by learnt numbers (CaiT)."""
+
+    scale: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale * self.attention(self.norm1(x))
+        return x + self.scale * self.mlp(self.norm2(x))
+
+
+@mutant(VIT, "Branches have a learnt scale, as in CaiT and DINOv2", check="parameters", evidence=parameters)
+def layer_scale(model: Any) -> nn.Module:
+    for _, layer in of_type(model, EncoderLayer):
+        become(layer, LayerScale)
+        layer.scale = nn.Parameter(torch.ones(64))
+    return model
+
+
+class MeanPooled(VisionTransformer):
+    """Reads the mean of all tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.layers(self.embed(x))).mean(1))
+
+
+@mutant(VIT, "The logits are read from the mean of the tokens", check="parity_eval")
+def mean_pooling(model: Any) -> nn.Module:
+    return become(model, MeanPooled)
+
+
+class WrongToken(VisionTransformer):
+    """Reads the first patch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.layers(self.embed(x)))[:, 1])
+
+
+@mutant(VIT, "The logits are read from the first patch, not from the class token", check="parity_eval")
+def first_patch_read(model: Any) -> nn.Module:
+    return become(model, WrongToken)
+
+
+class TanhBeforeHead(VisionTransformer):
+    """BERT's pooler without its layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.norm(self.layers(self.embed(x)))[:, 0]))
+
+
+@mutant(VIT, "A tanh in front of the head, left over from pre-training", check="parity_eval")
+def tanh_before_the_head(model: Any) -> nn.Module:
+    return become(model, TanhBeforeHead)
+
+
+@mutant(VIT, "The patch embedding has no bias", check="parameters", evidence=parameters)
+def patch_embedding_without_bias(model: Any) -> nn.Module:
+    return replaced(model, "patch_embedding", nn.Conv2d(model.in_channels, 64, 8, stride=8, bias=False))
+
+
+@mutant(VIT, "An activation follows the patch embedding", check="parity_eval")
+def activated_patches(model: Any) -> nn.Module:
+    model.patch_embedding = nn.Sequential(model.patch_embedding, nn.GELU())
+    return model
+
+
+class Normalised(VisionTransformer):
+    """Tokens of unit length before the encoder."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        return F.layer_norm(super().embed(images), (64,))
+
+
+@mutant(VIT, "The embedded tokens are normalised without learnt parameters", check="parity_eval")
+def embedded_tokens_normalised(model: Any) -> nn.Module:
+    return become(model, Normalised)
