@@ -18,10 +18,9 @@ from harness.subjects.subject import Subject, label_of
 
 def families() -> tuple[Family, ...]:
     """Every suite's family that has architectures. Imports no model and no library."""
-    import suites
-
+    suites = importlib.util.find_spec("suites")
     found = []
-    for folder in sorted(Path(p) for p in suites.__path__):
+    for folder in sorted(Path(p) for p in (suites and suites.submodule_search_locations) or ()):
         for suite in sorted(folder.iterdir()):
             if (suite / "architectures.py").is_file():
                 found.append(family_of(suite.name))

@@ -53,6 +53,8 @@ WITHOUT = {
 FACES = ("harness/plugin", "reference/alignment", "reports/frames", "suites/detector/model")
 FACES_OF_SUITES = ("checks", "mutants")
 MOST_FILES, MOST_LINES, FEWEST_LINES = 15, 350, 25
+COMMON_NAMES = ("__init__", "architectures", "base_models", "published")
+"""Files that are looked for under these names in every suite, or every folder, however short."""
 ACROSS = (
     *("harness/tests/test_layout.py", "harness/tests/test_workflows.py", "harness/tests/pinned/"),
     *("harness/tests/third_party/", "harness/tests/checks/test_caller_habits.py"),
@@ -94,7 +96,7 @@ def floors(tree: Tree) -> Iterator[str]:
             elif own in ONLY and (other.startswith("harness/") or own != "reports") and other not in ONLY[own]:
                 allowed = ", ".join(ONLY[own]) or "nothing"
                 yield f"{source.path} imports {target.path}: {own} (floor {FLOORS[own]}) may import only {allowed}"
-            elif FLOORS[other] >= FLOORS[own]:
+            elif FLOORS[other] >= FLOORS[own] and other not in ONLY.get(own, ()):
                 upward = f"from floor {FLOORS[own]} to {other} (floor {FLOORS[other]})"
                 yield f"{source.path} imports {target.path}: {upward}"
 
@@ -173,8 +175,14 @@ def no_circles(tree: Tree) -> Iterator[str]:
     for source in tree.sources:
         if not source.is_test and source.stem != "__init__":
             reached = (t for t in tree.edges(source, typing=False).values() if not t.is_test and t.stem != "__init__")
-            folders.setdefault(source.folder, []).extend(t.folder for t in reached if t.folder != source.folder)
+            folders.setdefault(_place(source), []).extend(_place(t) for t in reached if _place(t) != _place(source))
     yield from (f"circle of folders: {', '.join(circle)}" for circle in circles(folders))
+
+
+def _place(source: Source) -> str:
+    """The folder; of a room that is a file, the file."""
+    name = source.path.removesuffix(".py")
+    return name if name in FLOORS else source.folder
 
 
 def sizes(tree: Tree) -> Iterator[str]:
@@ -185,7 +193,7 @@ def sizes(tree: Tree) -> Iterator[str]:
             counts[source.folder] = counts.get(source.folder, 0) + 1
         if source.lines > MOST_LINES:
             yield f"{source.path}: more than {MOST_LINES} lines"
-        if source.lines < FEWEST_LINES and source.stem != "__init__" and not source.is_test:
+        if source.lines < FEWEST_LINES and source.stem not in COMMON_NAMES and not source.is_test:
             yield f"{source.path}: fewer than {FEWEST_LINES} lines, so part of another file"
     yield from (f"{folder}: more than {MOST_FILES} files" for folder, n in sorted(counts.items()) if n > MOST_FILES)
 
@@ -259,7 +267,9 @@ def mirrored_tests(tree: Tree) -> Iterator[str]:
             continue
         where = parts.index("tests")
         above, below, name = "/".join(parts[:where]), parts[where + 1 : -1], source.stem.removeprefix("test_")
-        names = {name, name.removeprefix(f"{parts[where - 1]}_")}
+        words = name.removeprefix(f"{parts[where - 1]}_").split("_")
+        names = {name, *("_".join(words[:n]) for n in range(1, len(words) + 1))}  # test_<file>_<aspect>
+        names |= {f"__{n}__" for n in names}
         if parts[0] == "harness" or below:
             folder = "/".join([above, *below])
             there = any(f"{folder}/{n}{end}" in tree.by_path for n in names for end in (".py", "/__init__.py"))
