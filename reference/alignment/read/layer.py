@@ -52,6 +52,12 @@ class Layer:
         return weight.size if weight is not None else max((e.size for e in self.roles.values()), key=len)
 
 
+def as_vector(elements: Elements) -> Elements:
+    """The elements in logical order, in one dimension: the layout of biases, gains and statistics."""
+    squeezed = elements.squeeze()
+    return squeezed if len(squeezed.size) == 1 else squeezed.reshape(squeezed.numel)
+
+
 @dataclass(eq=False)
 class LayerGraph:
     """The layers of one trace in execution order."""
