@@ -11,7 +11,7 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -20,7 +20,7 @@ LIBRARY = "torchvision.models.detection"
 STRIDES = (8, 16, 32, 64, 128)
 
 
-class LevelAnchors(AnchorGenerator):
+class LevelAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no annotations
     """torchvision's anchors at strides of the levels' own.
 
     `AnchorGenerator` divides the padded image's size by the level's, which is the level's stride only where all levels
@@ -50,7 +50,7 @@ def assembled(
     widths = [stage[-1].conv1.in_channels for stage in (trunk.layer2, trunk.layer3, trunk.layer4)]
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     pyramid = BackboneWithFPN(trunk, layers, widths, width, extra_blocks=LastLevelP6P7(width, width))
-    return FasterRCNN(
+    model: nn.Module = FasterRCNN(
         pyramid,
         num_classes=None,
         rpn_anchor_generator=LevelAnchors(
@@ -58,11 +58,12 @@ def assembled(
         ),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2),
         box_head=TwoMLPHead(width * 49, hidden),
-        box_predictor=_predictor(hidden, num_classes),
+        box_predictor=FastRCNNPredictor(hidden, num_classes),
         min_size=min_size,
         max_size=max_size,
         size_divisible=size_divisible,
     )
+    return model
 
 
 PARTS = {
@@ -93,12 +94,6 @@ def state_as_assembled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise KeyError(name)
         renamed[PARTS[part] + name.removeprefix(part)] = tensor
     return renamed
-
-
-def _predictor(hidden: int, num_classes: int) -> nn.Module:
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-
-    return FastRCNNPredictor(hidden, num_classes)
 
 
 def torchvision_builder(name: str, num_classes: int, **settings: Any) -> nn.Module:

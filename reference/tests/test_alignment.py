@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from reference.alignment.match.align import align
+from reference.tests import written_attention as wa
 from reference.tests import written_resnets as wr
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer
@@ -36,7 +37,7 @@ def small_resnet() -> ResNet:
     return model
 
 
-LIBRARIES = {
+LIBRARIES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "ours-torchvision-resnet18": lambda: (our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)),
     "ours-timm-resnet50": lambda: (our_resnets.resnet50(10), timm.create_model("resnet50", num_classes=10)),
     "timm-torchvision-resnet50": lambda: (timm.create_model("resnet50"), torchvision.models.resnet50()),
@@ -87,10 +88,10 @@ PATCHES = [
     wt.ConvolvedPatches,
 ]  # fmt: skip
 ATTENTIONS = [
-    wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
-    wt.BroadcastAttention, wt.HandwrittenSoftmaxAttention, wt.KeyFirstAttention, wt.LoopedAttention,
-    wt.HeadModulesAttention, wt.LibraryAttention, wt.SummedAttention, wt.SummedKeyFirstAttention,
-    wt.HeadsAddedAttention, wt.MappedAttention,
+    wa.HeadMajorAttention, wa.InterleavedAttention, wa.SplitAttention, wa.KeyValueAttention, wa.EinsumAttention,
+    wa.BroadcastAttention, wa.HandwrittenSoftmaxAttention, wa.KeyFirstAttention, wa.LoopedAttention,
+    wa.HeadModulesAttention, wa.LibraryAttention, wa.SummedAttention, wa.SummedKeyFirstAttention,
+    wa.HeadsAddedAttention, wa.MappedAttention,
 ]  # fmt: skip
 PARTS: dict[str, Callable[[], nn.Module]] = {
     **{part.__name__: partial(wt.WrittenTransformer, patches=part) for part in PATCHES},
@@ -100,7 +101,7 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     **{whole.__name__: whole for whole in (
         wt.EncoderTransformer, wt.CheckpointedTransformer, wt.OneVectorTransformer)},
     "all-at-once": partial(
-        wt.WrittenTransformer, wt.UnfoldedPatches, wt.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
+        wt.WrittenTransformer, wt.UnfoldedPatches, wa.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
 }  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def test_transformers_written_by_hand(part: str, library: str, images: Tensor) -
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batch_size_does_not_matter(batch: int, images: Tensor) -> None:
-    subject = wt.WrittenTransformer(attention=wt.HeadMajorAttention)
+    subject = wt.WrittenTransformer(attention=wa.HeadMajorAttention)
     assert_equal_function(subject, small_transformer(), images[:1].repeat(batch, 1, 1, 1) + torch.rand(batch, 1, 1, 1))
 
 

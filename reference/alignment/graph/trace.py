@@ -114,7 +114,7 @@ class Trace:
 class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, sample: Tensor, compute: bool, keep_values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger = StorageOrigins()
+        self.origins = StorageOrigins()
         self.sources = [Source(0, "constant")]
         self.nodes: list[Node] = []
         self.copies: list[tuple[str, int, tuple[int, ...]]] = []
@@ -124,16 +124,16 @@ class _Recorder(TorchDispatchMode):
             self._declare_state(name, tensor)
         self.sources.append(_source(len(self.sources), "input", sample, dynamic=True))
         self.sources[-1].value = sample if keep_values else None
-        self.ledger.declare(sample, len(self.sources) - 1)
+        self.origins.declare(sample, len(self.sources) - 1)
 
     def _declare_state(self, name: str, tensor: Tensor) -> None:
-        if self.ledger.knows(tensor):
-            held = self.sources[self.ledger.of(tensor).source]
+        if self.origins.knows(tensor):
+            held = self.sources[self.origins.of(tensor).source]
             held.names = (*held.names, name)
             return
         number = len(self.sources)
         self.sources.append(_source(number, "state", tensor, names=(name,)))
-        self.ledger.declare(tensor, number)
+        self.origins.declare(tensor, number)
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -152,12 +152,12 @@ class _Recorder(TorchDispatchMode):
         mutates = func._schema.is_mutable
         if not outputs or not inputs or name.startswith(BLANK) or name.endswith("_like"):
             for output in outputs:
-                if mutates or not self.ledger.knows(output):
-                    self.ledger.result(output, CONSTANT)
+                if mutates or not self.origins.knows(output):
+                    self.origins.result(output, CONSTANT)
         elif name in ("fill", "zero", "uniform", "normal", "random"):
-            self.ledger.result(outputs[0], CONSTANT)
+            self.origins.result(outputs[0], CONSTANT)
         elif name == "copy":
-            self.ledger.write(args[0], self.ledger.of(args[1]).codes())
+            self.origins.write(args[0], self.origins.of(args[1]).codes())
         elif (not mutates or name in VIEWS_IN_PLACE) and all(self._shares(output, inputs) for output in outputs):
             pass  # views: their storage tells
         elif name in COPIES or (name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)):
@@ -169,7 +169,7 @@ class _Recorder(TorchDispatchMode):
     def _operand(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        elements = self.ledger.of(leaf)
+        elements = self.origins.of(leaf)
         return Operand(elements, leaf if not elements.sources() else None)
 
     def _shares(self, output: Tensor, inputs: list[Tensor]) -> bool:
@@ -181,27 +181,27 @@ class _Recorder(TorchDispatchMode):
         first = values if isinstance(values, Tensor) else values[0]
         if name == "_to_copy" and output.dtype != first.dtype:
             kind = f"to {str(output.dtype).removeprefix('torch.')}"
-            self.copies.append((kind, len(self.nodes), self.ledger.of(first).sources()))
+            self.copies.append((kind, len(self.nodes), self.origins.of(first).sources()))
         if name in ("clone", "_to_copy"):
-            origin = self.ledger.of(first)
+            origin = self.origins.of(first)
             whole = origin.numel == first.untyped_storage().nbytes() // first.element_size()
             if whole and origin.table is None and origin.stride == output.stride():
-                self.ledger.declare(output, origin.source)
+                self.origins.declare(output, origin.source)
             else:
-                self.ledger.write(output, origin.codes())
+                self.origins.write(output, origin.codes())
             return
         if isinstance(values, Tensor):
-            codes = func(self.ledger.of(values).codes(), *args[1:], **kwargs)
+            codes = func(self.origins.of(values).codes(), *args[1:], **kwargs)
         else:
-            codes = func([self.ledger.of(value).codes() for value in values], *args[1:], **kwargs)
-        self.ledger.write(output, codes)
+            codes = func([self.origins.of(value).codes() for value in values], *args[1:], **kwargs)
+        self.origins.write(output, codes)
 
     def _compute(self, name: str, func: Any, operands: tuple[Any, dict[str, Any]], outputs: list[Tensor]) -> None:
         node = Node(len(self.nodes), name, func, operands[0], operands[1])
         used = {source for operand in node.operands for source in operand.elements.sources()}
         if not used:
             for output in outputs:
-                self.ledger.result(output, CONSTANT)
+                self.origins.result(output, CONSTANT)
             return
         dynamic = any(self.sources[source].dynamic for source in used)
         for output in outputs:
@@ -211,7 +211,7 @@ class _Recorder(TorchDispatchMode):
             if self.keep_values:
                 source.value = output.detach().clone()
             self.sources.append(source)
-            self.ledger.result(output, source.number)
+            self.origins.result(output, source.number)
             node.outputs.append(source.number)
         self.nodes.append(node)
 
@@ -269,7 +269,7 @@ def _trace(model: nn.Module, sample: Tensor, train: bool, *, compute: bool, keep
         warnings.simplefilter("ignore")  # who runs the model for its answer hears them
         output = model(sample)
     tensors = _tensors(output)
-    found = {source for tensor in tensors for source in recorder.ledger.of(tensor).sources()}
+    found = {source for tensor in tensors for source in recorder.origins.of(tensor).sources()}
     detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
     return Trace(
         model, recorder.state, recorder.sources, recorder.nodes, detached, tuple(sorted(found)), recorder.copies

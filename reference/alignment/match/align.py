@@ -54,14 +54,14 @@ class Alignment:
     """
 
     def __init__(
-        self, subject: LayerGraph, reference: LayerGraph, pairs: list[tuple[Layer, Layer]], transfer: ElementMap
+        self, subject: LayerGraph, reference: LayerGraph, pairs: list[tuple[Layer, Layer]], element_map: ElementMap
     ) -> None:
         self.subject_graph = subject
         self.reference_graph = reference
         self.pairs = pairs
-        self._transfer = transfer
+        self._element_map = element_map
         self.layers = _table(subject, reference, pairs)
-        self.unmatched_subject, self.unmatched_reference = transfer.unmatched()
+        self.unmatched_subject, self.unmatched_reference = element_map.unmatched()
 
     def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Subject-named tensors (values, gradients, statistics) as the reference names and shapes them.
@@ -69,15 +69,15 @@ class Alignment:
         Names that are no state of the subject are ignored; a reference tensor is left out where a piece of it is not
         among ``tensors``. Raises ValueError where a tensor has not the shape of the state that it is named after.
         """
-        return self._transfer.apply(tensors, forward=True)
+        return self._element_map.apply(tensors, forward=True)
 
     def to_subject(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of `to_reference`."""
-        return self._transfer.apply(tensors, forward=False)
+        return self._element_map.apply(tensors, forward=False)
 
     def subject_names(self, reference_name: str) -> tuple[str, ...]:
         """The subject's tensors that hold the elements of the reference's ``reference_name``."""
-        return self._transfer.counterparts(reference_name)
+        return self._element_map.counterparts(reference_name)
 
 
 def align(
@@ -112,15 +112,15 @@ def align_traces(subject: Trace, reference: Trace, *, state_dict_map: Mapping[st
     pairs = [(mine[a], other[b]) for a, b in matched.items()]
     place = {layer.number: i for i, layer in enumerate(theirs.layers)}
     pairs.sort(key=lambda pair: place[pair[1].number])
-    transfer = ElementMap(subject, reference)
+    element_map = ElementMap(subject, reference)
     for left, right in pairs:
         for role, elements in right.roles.items():
             own = left.roles.get(role)
             if own is not None and own.numel == elements.numel:
-                transfer.add(_fitted(own, elements), elements)
-    transfer.add_named(state_dict_map or {})
-    transfer.add_left_over()
-    alignment = Alignment(ours, theirs, pairs, transfer)
+                element_map.add(_fitted(own, elements), elements)
+    element_map.add_named(state_dict_map or {})
+    element_map.add_left_over()
+    alignment = Alignment(ours, theirs, pairs, element_map)
     if alignment.unmatched_subject or alignment.unmatched_reference:
         raise AlignmentError(_describe(alignment, subject, reference), alignment)
     return alignment
