@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import timm
@@ -14,7 +13,6 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from reference.alignment.match.align import align
 from reference.tests import written_attention as wa
 from reference.tests import written_resnets as wr
 from reference.tests import written_transformers as wt
@@ -116,27 +114,3 @@ def test_transformers_written_by_hand(part: str, library: str, images: Tensor) -
 def test_batch_size_does_not_matter(batch: int, images: Tensor) -> None:
     subject = wt.WrittenTransformer(attention=wa.HeadMajorAttention)
     assert_equal_function(subject, small_transformer(), images[:1].repeat(batch, 1, 1, 1) + torch.rand(batch, 1, 1, 1))
-
-
-def test_table_lists_every_layer_in_the_references_order(images: Tensor) -> None:
-    alignment = assert_equal_function(our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10), images)
-    names = [layer.reference for layer in alignment.layers]
-    assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
-    assert names[-1] == "fc"
-    assert all(a.subject and a.reference != b.reference for a, b in pairwise(alignment.layers))
-    assert alignment.layers[0].subject_hyper["stride"] == (2, 2)
-    assert alignment.subject_names("layer1.0.conv1.weight") == ("stages.0.0.conv1.weight",)
-
-
-def test_models_are_left_as_they_were(images: Tensor) -> None:
-    subject, reference = our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)
-    subject.train()
-    subject.stem.eval()
-    before = {name: tensor.clone() for name, tensor in subject.state_dict().items()}
-    modes = [module.training for module in subject.modules()]
-    random = torch.random.get_rng_state()
-    align(subject, reference, images)
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert modes == [module.training for module in subject.modules()]
-    assert all(torch.equal(before[name], tensor) for name, tensor in subject.state_dict().items())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in subject.parameters())

@@ -1,10 +1,13 @@
-"""What is said where two models can't be aligned, and what can be done about it."""
+"""What an alignment shows of two models, and what is said where they can't be aligned."""
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +15,61 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from reference.alignment.graph import dataflow, elements, trace
+from reference.alignment.locate import first_difference
+from reference.alignment.match import align as align_module
+from reference.alignment.match import matching
 from reference.alignment.match.align import AlignmentError, align
+from reference.alignment.read import reader
 from reference.tests import written_attention as wa
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer, state
 from suites.resnet import model as our_resnets
 
+PAGE = Path(reader.__file__).parents[1] / "ALGORITHM.md"
+SHOWN = (trace, elements, dataflow, reader, matching, align_module, first_difference)
+
 
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_page_on_the_algorithm_shows_what_the_code_does() -> None:
+    blocks = re.findall(r"^```(python|pycon)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    names = {name: value for module in SHOWN for name, value in vars(module).items()}
+    names |= {"torch": torch, "nn": nn, "F": nn.functional}
+    exec("\n".join(text for kind, text in blocks if kind == "python"), names)
+    shown = "\n".join(text for kind, text in blocks if kind == "pycon")
+    example = doctest.DocTestParser().get_doctest(shown, names, PAGE.name, str(PAGE), 0)
+    output: list[str] = []
+    result = doctest.DocTestRunner().run(example, out=output.append)
+    assert result.attempted > 15
+    assert not result.failed, "".join(output)
+
+
+def test_table_lists_every_layer_in_the_references_order(images: Tensor) -> None:
+    alignment = assert_equal_function(our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10), images)
+    names = [layer.reference for layer in alignment.layers]
+    assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
+    assert names[-1] == "fc"
+    assert all(a.subject and a.reference != b.reference for a, b in pairwise(alignment.layers))
+    assert alignment.layers[0].subject_hyper["stride"] == (2, 2)
+    assert alignment.subject_names("layer1.0.conv1.weight") == ("stages.0.0.conv1.weight",)
+
+
+def test_models_are_left_as_they_were(images: Tensor) -> None:
+    subject, reference = our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)
+    subject.train()
+    subject.stem.eval()
+    before = {name: tensor.clone() for name, tensor in subject.state_dict().items()}
+    modes = [module.training for module in subject.modules()]
+    random = torch.random.get_rng_state()
+    align(subject, reference, images)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert modes == [module.training for module in subject.modules()]
+    assert all(torch.equal(before[name], tensor) for name, tensor in subject.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in subject.parameters())
 
 
 def extra_layer(model: Any) -> None:
