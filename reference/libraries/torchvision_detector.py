@@ -21,14 +21,14 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 class LevelAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no annotations
-    """torchvision's anchors at strides of the levels' own.
+    """torchvision's anchors at the nominal strides of the levels.
 
-    `AnchorGenerator` divides the padded image's size by the level's, which is the level's stride only where all levels
-    divide it.
+    `AnchorGenerator` divides the padded image's size by the level's, which gives the stride only where it divides
+    evenly.
     """
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
-        """As torchvision's, whatever ``strides`` it has derived."""
+        """torchvision's, with `STRIDES` in place of the derived ``strides``."""
         own = [[torch.full_like(side, stride) for side in pair] for pair, stride in zip(strides, STRIDES, strict=True)]
         found: list[Tensor] = super().grid_anchors(grid_sizes, own)
         return found
@@ -82,7 +82,7 @@ PARTS = {
     "roi_heads.classes": "roi_heads.box_predictor.cls_score",
     "roi_heads.offsets": "roi_heads.box_predictor.bbox_pred",
 }
-"""Modules of the suite's own detector, and those of `assembled` that hold the same."""
+"""Modules of the suite's detector, and the corresponding modules of `assembled`."""
 
 
 def state_as_assembled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -187,8 +187,7 @@ class HeadModulesAttention(nn.Module):
         self.outer = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [[part(x) for part in head.children()] for head in self.heads.children()]
-        heads = [F.scaled_dot_product_attention(*part) for part in parts]
+        heads = [F.scaled_dot_product_attention(*(part(x) for part in head.children())) for head in self.heads]
         return self.outer(torch.cat(heads, -1))
 
 

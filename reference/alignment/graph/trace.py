@@ -23,20 +23,22 @@ COPIES = frozenset({
 """Operations whose every result element is one operand element (or zero)."""
 
 BLANK = ("zeros", "ones", "empty", "full", "rand", "arange", "new_", "scalar_tensor", "linspace", "bernoulli")
-"""How the names of operations begin whose results hold nothing of their operands."""
+"""Prefixes of the operations whose results don't depend on their operands."""
 
 HEAVY = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm"})
-"""Operations that take nearly all the time of a forward pass; a trace without values leaves their results at zero."""
+"""Operations that take most of a forward pass; a trace without values leaves their results at zero."""
 
 VIEWS_IN_PLACE = frozenset({"squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "as_strided", "detach"})
-"""In place these give a tensor another shape over the storage that it has, and compute nothing."""
+"""In place, these change a tensor's shape over the same storage and compute nothing."""
 
-LOOKS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"})
-"""Operations whose outcome steers the program: a trace that meets one needs the real values."""
+VALUE_DEPENDENT = frozenset(
+    {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+)
+"""Operations whose result can decide control flow or shapes: a trace that meets one needs real values."""
 
 
 class _ValuesNeededError(Exception):
-    """The forward pass looks at its own numbers."""
+    """The forward pass depends on the values of its activations."""
 
 
 @dataclass(eq=False)
@@ -55,12 +57,12 @@ class Source:
     names: tuple[str, ...] = ()
     """State tensors that lie in this storage."""
     value: Tensor | None = None
-    """A copy of the result, where values were asked for."""
+    """A copy of the result, where values are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A tensor argument: where its elements come from, and itself where it is constant."""
+    """A tensor argument: the origin of its elements, and the tensor itself where it is constant."""
 
     elements: Elements
     constant: Tensor | None = None
@@ -96,7 +98,7 @@ class Trace:
 
     model: nn.Module
     state: dict[str, Tensor]
-    """Parameters and buffers by name, without the repeats of shared ones."""
+    """Parameters and buffers by name; a shared tensor appears once."""
     sources: list[Source]
     nodes: list[Node]
     output: Any
@@ -143,7 +145,7 @@ class _Recorder(TorchDispatchMode):
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1].rstrip("_")
         if not self.compute:
-            if name in LOOKS or (name.startswith("index") and _masks(args)):
+            if name in VALUE_DEPENDENT or (name.startswith("index") and _masks(args)):
                 raise _ValuesNeededError
             result = _blank(func, args, kwargs) if name in HEAVY else func(*args, **kwargs)
         else:
@@ -159,7 +161,7 @@ class _Recorder(TorchDispatchMode):
         elif name == "copy":
             self.origins.write(args[0], self.origins.of(args[1]).codes())
         elif (not mutates or name in VIEWS_IN_PLACE) and all(self._shares(output, inputs) for output in outputs):
-            pass  # views: their storage tells
+            pass  # views: their storage is known
         elif name in COPIES or (name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)):
             self._copy(name, func, args, kwargs, outputs[0])
         else:
@@ -237,7 +239,7 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masks(args: tuple[Any, ...]) -> bool:
-    """Whether a mask picks elements, so that the result's size depends on values."""
+    """Whether a boolean mask selects elements, so that the result's size depends on values."""
     return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2]))
 
 
@@ -252,13 +254,13 @@ def trace(model: nn.Module, sample: Tensor, *, train: bool = False, keep_values:
     """Run ``model(sample)`` and record every operation; the model is left as it was.
 
     ``keep_values`` keeps a copy of every result. Without it, costly operations are not computed, unless the forward
-    pass turns out to look at its numbers. Whatever the forward pass raises is passed on.
+    pass depends on values. Exceptions of the forward pass are passed on.
     """
     if keep_values:
         return _trace(model, sample, train, compute=True, keep_values=True)
     try:
         return _trace(model, sample, train, compute=False, keep_values=False)
-    except Exception:  # whatever zeros led to; what the model raises on real values is raised by the next line
+    except Exception:  # zeros may raise what real values would not; the next line raises what real values do
         return _trace(model, sample, train, compute=True, keep_values=False)
 
 
@@ -266,7 +268,7 @@ def _trace(model: nn.Module, sample: Tensor, train: bool, *, compute: bool, keep
     sample = sample.detach().clone()
     recorder = _Recorder(model, sample, compute, keep_values)
     with untouched(model, train=train), torch.no_grad(), warnings.catch_warnings(), recorder:
-        warnings.simplefilter("ignore")  # who runs the model for its answer hears them
+        warnings.simplefilter("ignore")  # the caller's own passes show them
         output = model(sample)
     tensors = _tensors(output)
     found = {source for tensor in tensors for source in recorder.origins.of(tensor).sources()}

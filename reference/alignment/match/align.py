@@ -1,7 +1,6 @@
-"""Which element of a model's parameters and buffers is which of another's, with no naming convention.
+"""Pairs the elements of two models' parameters and buffers, whatever their names and layouts.
 
-Both models run once; what their operations do with the state, not what it is called or how it is cut up, tells which
-is which: see ``ALGORITHM.md`` in `reference.alignment`.
+Both models run once; what their operations do with the state decides: see ``ALGORITHM.md`` in `reference.alignment`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from reference.alignment.read.reader import read_layers
 
 
 class AlignmentError(ValueError):
-    """The two models don't have the same parameters; the message says what each has that the other hasn't.
+    """The models don't have the same parameters; the message lists what only one of them has.
 
-    ``alignment`` is as much of it as was found, for a table; None where the models could not even be compared.
+    ``alignment`` is the partial alignment, for a table; None where the models could not be compared.
     """
 
     def __init__(self, message: str, alignment: Alignment | None = None) -> None:
@@ -67,7 +66,7 @@ class Alignment:
         """Subject-named tensors (values, gradients, statistics) as the reference names and shapes them.
 
         Names that are no state of the subject are ignored; a reference tensor is left out where a piece of it is not
-        among ``tensors``. Raises ValueError where a tensor has not the shape of the state that it is named after.
+        among ``tensors``. Raises ValueError where a tensor's shape differs from that of the state of its name.
         """
         return self._element_map.apply(tensors, forward=True)
 
@@ -85,8 +84,8 @@ def align(
 ) -> Alignment:
     """Align two models of one architecture by running both on ``sample`` (batch, channels, height, width).
 
-    ``state_dict_map`` (reference name -> subject name) fixes pairs that structure can't tell. Both models are left as
-    they were. Raises AlignmentError where parameters are left without a counterpart; what forward raises is passed on.
+    ``state_dict_map`` (reference name -> subject name) fixes pairs that structure leaves open. Both models are
+    restored. Raises AlignmentError where parameters have no counterpart; exceptions of forward are passed on.
     """
     for name, model in (("subject", subject), ("reference", reference)):
         lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
@@ -98,7 +97,7 @@ def align(
         try:  # a norm that is folded into its convolution in eval mode shows only in train mode
             ours, theirs = trace(subject, sample, train=True), trace(reference, sample, train=True)
             return align_traces(ours, theirs, state_dict_map=state_dict_map)
-        except Exception:  # whatever train mode adds to it, what eval mode shows is the fault to tell
+        except Exception:  # eval mode shows the fault more plainly, whatever train mode raises
             raise error from None
 
 

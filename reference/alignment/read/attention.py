@@ -1,4 +1,4 @@
-"""Attention found in a trace, fused or written out, and its projections split into query, key and value."""
+"""Attention, fused or written out, and its projections, split into query, key and value."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _scale(scores: Node, product: Contraction, path: list[Node], flow: Flow) -> 
 
 
 def split_projections(layers: list[Layer], main: Mapping[int, Layer], flow: Flow) -> list[Layer]:
-    """``layers`` with each projection replaced by what of it is query, key or value.
+    """``layers`` with each projection of attention replaced by its query, key and value parts.
 
     Attention written as one operation for each head, side by side, becomes one with all heads.
     """

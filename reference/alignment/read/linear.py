@@ -97,10 +97,10 @@ def _lacks_bias(layer: Layer) -> bool:
 
 
 def read_rearranged(weight: Elements, data: Elements, stride: tuple[int, ...], flow: Flow) -> Elements | None:
-    """The kernel behind a convolution's ``weight`` that is padded with zeros and laid out anew; None for any other.
+    """The kernel behind a convolution's ``weight`` that was padded with zeros and rearranged; None for any other.
 
-    ``data`` is laid out anew as well: a stem over blocks of pixels, say. Each tap's place in the kernel is that of the
-    pixel which it meets.
+    ``data`` is rearranged as well, as in a stem over blocks of pixels. A tap's place in the kernel is the place of the
+    pixel that it multiplies.
     """
     if weight.table is None or len(weight.size) != 4 or len(data.size) != 4:
         return None
@@ -209,9 +209,9 @@ class Contraction:
     left: Elements
     right: Elements
     columns: tuple[int, ...]
-    """The dimensions of the operation's result that j runs over."""
+    """Dimensions of the operation's result that j indexes."""
     operands: tuple[Elements, Elements]
-    """Both sides as the operation took them."""
+    """Both operands in their own shape."""
 
 
 def read_contraction(node: Node, flow: Flow) -> Contraction | None:

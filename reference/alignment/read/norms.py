@@ -1,7 +1,7 @@
-"""Chains of additions and multiplications with state: norms written by hand, scales and embeddings.
+"""Norms, torch's own and written by hand; scales and embeddings.
 
-What each state tensor does in a chain is found by trying: the chain is evaluated on scalars, and compared with
-``(x - mean) / sqrt(var + eps) * weight + bias`` for every way to give the roles out.
+A chain of additions and multiplications with state is evaluated on scalars. Each assignment of roles to the state
+tensors is compared with ``(x - mean) / sqrt(var + eps) * weight + bias``.
 """
 
 from __future__ import annotations
