@@ -1,1 +1,1 @@
-"""What is held to be right: library builds, alignment of any implementation with them, localisation."""
+"""Reference implementations, their weights, and the alignment of any model with them."""

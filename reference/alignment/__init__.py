@@ -1,4 +1,4 @@
-"""Matches the state of a subject with a reference's without names; ALGORITHM.md says how."""
+"""Matches the parameters and buffers of two models without names; ALGORITHM.md explains how."""
 
 from reference.alignment.match.align import AlignedLayer, Alignment, AlignmentError, align
 

@@ -1,1 +1,1 @@
-"""What timm and torchvision build under the names of the architectures."""
+"""Builds of timm and torchvision, by the names of the architectures."""

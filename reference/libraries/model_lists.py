@@ -1,4 +1,4 @@
-"""The models that a library lists itself, whatever they are."""
+"""The models that a library lists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 PUBLISHED_SIZE = 224
-"""Where a library says nothing about the size that a model was made for."""
+"""Side in pixels where the library does not state one."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a reference implementation is: a library's own build of an architecture."""
+"""Reference implementations: a library's own build of an architecture."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:  # facts are read at collection, which must not pay for import
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An implementation held to be right.
+    """A library whose implementation is taken as correct.
 
     ``build(name, *, num_classes=1000, in_channels=3, image_size=None, dropout=None, drop_path=None, **convention)``
-    returns the library's module for the architecture called ``name``, on the default device (use
-    ``torch.device("meta")`` around the call for a weightless one). A rate of None is the published one.
+    returns the library's module for the architecture called ``name``, on the default device (under
+    ``torch.device("meta")`` without storage). A rate of None is the published one.
     It raises KeyError where the library has no such architecture.
     """
 

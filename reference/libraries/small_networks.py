@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import timm
 import torchvision
@@ -47,7 +48,7 @@ def build_torchvision_efficientnet(
         sizes = (expansion, kernel, stride, in_width, width, repeats)
         settings.append(MBConvConfig(*sizes, width_mult=WIDTH, depth_mult=DEPTH))
         in_width = width
-    model: nn.Module = EfficientNet(
+    model: Any = EfficientNet(
         settings,
         RATE if dropout is None else dropout,
         RATE if drop_path is None else drop_path,
@@ -57,7 +58,8 @@ def build_torchvision_efficientnet(
     if in_channels != 3:
         stem = model.features[0]
         stem[0] = nn.Conv2d(in_channels, stem[0].out_channels, 3, stride=2, padding=1, bias=False)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def build_timm_efficientnet(
@@ -76,7 +78,7 @@ def build_timm_efficientnet(
         for expansion, kernel, stride, width, repeats in STAGES
     ]
     model: nn.Module = timm_efficientnet.EfficientNet(
-        decode_arch_def(blocks, DEPTH),
+        decode_arch_def(blocks, DEPTH),  # type: ignore[no-untyped-call]
         num_features=round_width(HEAD_WIDTH),
         stem_size=STEM_WIDTH,
         round_chs_fn=round_width,
@@ -127,7 +129,7 @@ def build_timm_resnet(
     drop_path: float | None = None,
 ) -> nn.Module:
     """timm's ``ResNet`` of the same sizes."""
-    blocks = {BASIC: timm_resnet.BasicBlock, BOTTLENECK: timm_resnet.Bottleneck}
+    blocks: dict[str, Any] = {BASIC: timm_resnet.BasicBlock, BOTTLENECK: timm_resnet.Bottleneck}
     model: nn.Module = timm_resnet.ResNet(blocks[name], DEPTHS, num_classes=num_classes, in_chans=in_channels)
     return model
 
@@ -148,7 +150,8 @@ def torchvision_vit_backbone(num_classes: int) -> nn.Module:
 
 def timm_resnet_backbone(num_classes: int) -> nn.Module:
     """Five basic blocks of 8 to 16 channels; two of them in the second stage; the head is ``fc``."""
+    block: Any = timm_resnet.BasicBlock  # timm asks for an instance, and means the class
     model: nn.Module = timm_resnet.ResNet(
-        timm_resnet.BasicBlock, (1, 2, 1, 1), channels=(8, 8, 12, 16), stem_width=8, num_classes=num_classes
+        block, (1, 2, 1, 1), channels=(8, 8, 12, 16), stem_width=8, num_classes=num_classes
     )
     return model

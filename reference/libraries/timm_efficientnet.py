@@ -21,7 +21,7 @@ DROPOUT = {
 """Published rate of each architecture; timm's own default is no dropout."""
 DROP_PATH = 0.2
 SLOW_NORM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
-"""Whose BatchNorm has eps 1e-3 and momentum 0.01 as the original does; timm's own default is torch's 1e-5 and 0.1."""
+"""Built with BatchNorm eps 1e-3 and momentum 0.01, as published; timm's default is torch's 1e-5 and 0.1."""
 
 
 def build(

@@ -11,7 +11,7 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -20,15 +20,15 @@ LIBRARY = "torchvision.models.detection"
 STRIDES = (8, 16, 32, 64, 128)
 
 
-class LevelAnchors(AnchorGenerator):
-    """torchvision's anchors at strides of the levels' own.
+class LevelAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no annotations
+    """torchvision's anchors at the nominal strides of the levels.
 
-    `AnchorGenerator` divides the padded image's size by the level's, which is the level's stride only where all levels
-    divide it.
+    `AnchorGenerator` divides the padded image's size by the level's, which gives the stride only where it divides
+    evenly.
     """
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
-        """As torchvision's, whatever ``strides`` it has derived."""
+        """torchvision's, with `STRIDES` in place of the derived ``strides``."""
         own = [[torch.full_like(side, stride) for side in pair] for pair, stride in zip(strides, STRIDES, strict=True)]
         found: list[Tensor] = super().grid_anchors(grid_sizes, own)
         return found
@@ -50,7 +50,7 @@ def assembled(
     widths = [stage[-1].conv1.in_channels for stage in (trunk.layer2, trunk.layer3, trunk.layer4)]
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     pyramid = BackboneWithFPN(trunk, layers, widths, width, extra_blocks=LastLevelP6P7(width, width))
-    return FasterRCNN(
+    model: nn.Module = FasterRCNN(
         pyramid,
         num_classes=None,
         rpn_anchor_generator=LevelAnchors(
@@ -58,11 +58,12 @@ def assembled(
         ),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2),
         box_head=TwoMLPHead(width * 49, hidden),
-        box_predictor=_predictor(hidden, num_classes),
+        box_predictor=FastRCNNPredictor(hidden, num_classes),
         min_size=min_size,
         max_size=max_size,
         size_divisible=size_divisible,
     )
+    return model
 
 
 PARTS = {
@@ -81,7 +82,7 @@ PARTS = {
     "roi_heads.classes": "roi_heads.box_predictor.cls_score",
     "roi_heads.offsets": "roi_heads.box_predictor.bbox_pred",
 }
-"""Modules of the suite's own detector, and those of `assembled` that hold the same."""
+"""Modules of the suite's detector, and the corresponding modules of `assembled`."""
 
 
 def state_as_assembled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,12 +94,6 @@ def state_as_assembled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise KeyError(name)
         renamed[PARTS[part] + name.removeprefix(part)] = tensor
     return renamed
-
-
-def _predictor(hidden: int, num_classes: int) -> nn.Module:
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-
-    return FastRCNNPredictor(hidden, num_classes)
 
 
 def torchvision_builder(name: str, num_classes: int, **settings: Any) -> nn.Module:

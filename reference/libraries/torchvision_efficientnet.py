@@ -36,7 +36,7 @@ def build(
     keywords: dict[str, Any] = {} if dropout is None else {"dropout": dropout}
     if drop_path is not None:
         keywords["stochastic_depth_prob"] = drop_path
-    model: nn.Module = getattr(torchvision.models, name)(num_classes=num_classes, **keywords)
+    model: Any = getattr(torchvision.models, name)(num_classes=num_classes, **keywords)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = module.eps if norm_eps is None else norm_eps
@@ -44,7 +44,8 @@ def build(
     if in_channels != 3:
         widen = partial(nn.Conv2d, kernel_size=3, stride=2, padding=1, bias=False)
         model.features[0][0] = widen(in_channels, model.features[0][0].out_channels)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def build_scaled(width: float, depth: float, *, num_classes: int, dropout: float, drop_path: float) -> nn.Module:
@@ -58,7 +59,7 @@ def build_scaled(width: float, depth: float, *, num_classes: int, dropout: float
         (6, 5, 2, 112, 192, 4),
         (6, 3, 1, 192, 320, 1),
     )
-    return EfficientNet(
+    model: nn.Module = EfficientNet(
         [MBConvConfig(*row, width_mult=width, depth_mult=depth) for row in rows],
         dropout,
         drop_path,
@@ -66,6 +67,7 @@ def build_scaled(width: float, depth: float, *, num_classes: int, dropout: float
         partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
         last_channel=round(1280 * width),
     )
+    return model
 
 
 REFERENCE = Reference(library="torchvision", version=torchvision.__version__, build=build)

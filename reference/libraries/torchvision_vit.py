@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torchvision
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -27,7 +29,7 @@ def build(
     if drop_path:
         raise ValueError(f"drop_path={drop_path}: torchvision's ViT has no stochastic depth")
     rate = 0.0 if dropout is None else dropout
-    model: VisionTransformer
+    model: Any  # torchvision has no annotations
     if name == "vit_tiny_8":
         model = VisionTransformer(
             image_size=image_size or 32,
@@ -47,7 +49,8 @@ def build(
     if in_channels != 3:
         patch = model.patch_size
         model.conv_proj = nn.Conv2d(in_channels, model.hidden_dim, kernel_size=patch, stride=patch)
-    return model
+    built: nn.Module = model
+    return built
 
 
 REFERENCE = Reference(library="torchvision", version=torchvision.__version__, build=build)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ import torchvision
 from torch import Tensor, nn
 
 from reference.alignment.locate.first_difference import Deviation, first_deviation
+from reference.tests import written_attention as wa
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import small_transformer, transplanted
 from suites.resnet import model as our_resnets
 
 BOUND = 1e-11
+
+Fault = Callable[[Any], None]
+"""Changes a network, in ways that its types don't foresee."""
 
 
 def located(subject: nn.Module, reference: nn.Module, images: Tensor, *, train: bool = False) -> Deviation | None:
@@ -28,53 +33,53 @@ def images() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def stride_on_first(model: our_resnets.ResNet) -> None:
+def stride_on_first(model: Any) -> None:
     block = model.stages[1][0]
     block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
 
-def without_relu(model: our_resnets.ResNet) -> None:
+def without_relu(model: Any) -> None:
     model.stages[1][1].relu = nn.Identity()
 
 
-def detached_shortcut(model: our_resnets.ResNet) -> None:
+def detached_shortcut(model: Any) -> None:
     model.stages[1][1].shortcut.forward = torch.Tensor.detach
 
 
-def without_shortcut(model: our_resnets.ResNet) -> None:
+def without_shortcut(model: Any) -> None:
     block = model.stages[1][1]
     block.forward = lambda x: block.relu(
         block.norm3(block.conv3(block.relu(block.norm2(block.conv2(block.relu(block.norm1(block.conv1(x))))))))
     )
 
 
-def half_precision(model: our_resnets.ResNet) -> None:
+def half_precision(model: Any) -> None:
     model.stages[1][1].shortcut.forward = lambda x: x.float().double()
 
 
-def with_eps(model: our_resnets.ResNet) -> None:
+def with_eps(model: Any) -> None:
     model.stages[1][1].norm2.eps = 1e-3
 
 
-def with_average_pool(model: our_resnets.ResNet) -> None:
+def with_average_pool(model: Any) -> None:
     model.stem[3] = nn.AvgPool2d(3, 2, 1)
 
 
-def with_softmax(model: our_resnets.ResNet) -> None:
+def with_softmax(model: Any) -> None:
     model.head = nn.Sequential(model.head, nn.Softmax(dim=1))
 
 
-def with_dilation(model: our_resnets.ResNet) -> None:
+def with_dilation(model: Any) -> None:
     model.stages[2][1].conv2.dilation = model.stages[2][1].conv2.padding = (2, 2)
 
 
-def padded_to_one_side(model: our_resnets.ResNet) -> None:
+def padded_to_one_side(model: Any) -> None:
     convolution = model.stages[1][0].conv2
     convolution.padding = (0, 0)
     model.stages[1][0].conv2 = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), convolution)
 
 
-RESNET_FAULTS: list[tuple[Callable[[our_resnets.ResNet], None], str, str]] = [
+RESNET_FAULTS: list[tuple[Fault, str, str]] = [
     (stride_on_first, "layer2.0.conv1", "stride (2, 2) instead of (1, 1) (it is on stages.1.0.conv2)"),
     (without_relu, "layer2.1.conv2", "relu missing before stages.1.1.conv2"),
     (without_shortcut, "layer2.2.conv1", "residual addition missing before stages.1.2.conv1"),
@@ -88,7 +93,7 @@ RESNET_FAULTS: list[tuple[Callable[[our_resnets.ResNet], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("fault", "layer", "cause"), RESNET_FAULTS, ids=lambda p: getattr(p, "__name__", ""))
-def test_faulty_resnets(fault: Callable[[our_resnets.ResNet], None], layer: str, cause: str, images: Tensor) -> None:
+def test_faulty_resnets(fault: Fault, layer: str, cause: str, images: Tensor) -> None:
     subject = our_resnets.resnet50(10)
     fault(subject)
     found = located(subject, torchvision.models.resnet50(num_classes=10), images.repeat(1, 1, 2, 2))
@@ -100,19 +105,20 @@ def test_faulty_resnets(fault: Callable[[our_resnets.ResNet], None], layer: str,
 
 
 def test_a_right_resnet_and_one_with_a_detached_shortcut_show_no_deviation(images: Tensor) -> None:
-    for fault in (lambda model: None, detached_shortcut):
+    for fault in (None, detached_shortcut):
         subject = our_resnets.resnet50(10)
-        fault(subject)
+        if fault is not None:
+            fault(subject)
         for train in (False, True):
             assert located(subject, torchvision.models.resnet50(num_classes=10), images, train=train) is None
 
 
 def test_explicit_padding_is_no_deviation(images: Tensor) -> None:
     subject = our_resnets.resnet18(10)
-    convolution = subject.stages[1][0].conv1
-    convolution.padding = (0, 0)
-    subject.stages[1][0].conv1 = nn.Sequential(nn.ZeroPad2d(1), convolution)
-    subject.stages[1][0].norm1.eps = 1e-3  # the fault to be found
+    block: Any = subject.get_submodule("stages.1.0")
+    block.conv1.padding = (0, 0)
+    block.conv1 = nn.Sequential(nn.ZeroPad2d(1), block.conv1)
+    block.norm1.eps = 1e-3  # the fault to be found
     found = located(subject, torchvision.models.resnet18(num_classes=10), images.repeat(1, 1, 2, 2))
     assert found is not None
     assert found.reference == "layer2.0.bn1"
@@ -120,41 +126,42 @@ def test_explicit_padding_is_no_deviation(images: Tensor) -> None:
 
 def test_momentum_is_seen_in_train_mode_only(images: Tensor) -> None:
     subject, reference = our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)
-    subject.stages[0][1].norm2.momentum = 0.01
+    norm: Any = subject.get_submodule("stages.0.1.norm2")
+    norm.momentum = 0.01
     assert located(subject, reference, images.repeat(1, 1, 2, 2)) is None
     found = located(subject, reference, images.repeat(1, 1, 2, 2), train=True)
     assert found is not None
     assert (found.reference, found.cause) == ("layer1.1.bn2", "momentum 0.01 instead of 0.1")
 
 
-class FewerHeads(wt.FusedAttention):
+class FewerHeads(wa.FusedAttention):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        q, k, v = self.inner(x).view(n, t, 3, 2, wt.WIDTH // 2).permute(2, 0, 3, 1, 4)
-        return self.outer(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, wt.WIDTH))
+        q, k, v = self.inner(x).view(n, t, 3, 2, wa.WIDTH // 2).permute(2, 0, 3, 1, 4)
+        return self.outer(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, wa.WIDTH))
 
 
-class CausalAttention(wt.FusedAttention):
+class CausalAttention(wa.FusedAttention):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        q, k, v = self.inner(x).view(n, t, 3, wt.HEADS, wt.HEAD).permute(2, 0, 3, 1, 4)
+        q, k, v = self.inner(x).view(n, t, 3, wa.HEADS, wa.HEAD).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.outer(out.transpose(1, 2).reshape(n, t, wt.WIDTH))
+        return self.outer(out.transpose(1, 2).reshape(n, t, wa.WIDTH))
 
 
-class MaskedAttention(wt.FusedAttention):
+class MaskedAttention(wa.FusedAttention):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        q, k, v = self.inner(x).view(n, t, 3, wt.HEADS, wt.HEAD).permute(2, 0, 3, 1, 4)
-        scores = (q @ k.mT / wt.HEAD**0.5).masked_fill(torch.ones(t, t, dtype=torch.bool).triu(1), float("-inf"))
-        return self.outer((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, wt.WIDTH))
+        q, k, v = self.inner(x).view(n, t, 3, wa.HEADS, wa.HEAD).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.mT / wa.HEAD**0.5).masked_fill(torch.ones(t, t, dtype=torch.bool).triu(1), float("-inf"))
+        return self.outer((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, wa.WIDTH))
 
 
-class UnscaledAttention(wt.FusedAttention):
+class UnscaledAttention(wa.FusedAttention):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        q, k, v = self.inner(x).view(n, t, 3, wt.HEADS, wt.HEAD).permute(2, 0, 3, 1, 4)
-        return self.outer(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(n, t, wt.WIDTH))
+        q, k, v = self.inner(x).view(n, t, 3, wa.HEADS, wa.HEAD).permute(2, 0, 3, 1, 4)
+        return self.outer(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(n, t, wa.WIDTH))
 
 
 class ColumnMajorPatches(wt.ConvolvedPatches):
@@ -164,7 +171,7 @@ class ColumnMajorPatches(wt.ConvolvedPatches):
 
 class LooseNorm(nn.LayerNorm):
     def __init__(self) -> None:
-        super().__init__(wt.WIDTH, eps=1e-5)
+        super().__init__(wa.WIDTH, eps=1e-5)
 
 
 class LooseHandwrittenNorm(wt.HandwrittenNorm):
@@ -219,7 +226,7 @@ TRANSFORMER_FAULTS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 
 
 @pytest.mark.parametrize(
-    "attention", [wt.HeadMajorAttention, wt.LoopedAttention, wt.EinsumAttention, wt.LibraryAttention]
+    "attention", [wa.HeadMajorAttention, wa.LoopedAttention, wa.EinsumAttention, wa.LibraryAttention]
 )
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_attention_written_by_hand_is_no_deviation(attention: type[nn.Module], train: bool, images: Tensor) -> None:

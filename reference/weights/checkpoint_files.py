@@ -1,4 +1,4 @@
-"""Weights from files, read without running anything in them and loaded all or not at all."""
+"""Reads weight files without executing pickled code, and loads them completely or not at all."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy ``state`` into ``model``, converting to its dtype and device.
 
-    Everything is compared first: with a key missing, a key too many, another shape or a value that is not finite,
-    ValueError names the keys, and ``model`` is as it was. (`nn.Module.load_state_dict` copies what fits before it
-    complains.) BatchNorm's count of batches may be missing, as in old checkpoints.
+    All keys are checked first: for a missing or unexpected key, a wrong shape or a value that is not finite, ValueError
+    names the keys and ``model`` is unchanged. (`nn.Module.load_state_dict` copies what fits before it raises.)
+    BatchNorm's count of batches may be missing, as in old checkpoints.
     """
     own = model.state_dict()
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def by_position(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` under the model's names, for weights whose tensors come in the model's order under other names.
+    """``state`` under the model's names, for weights whose tensors have the model's order but other names.
 
     Raises ValueError naming the first tensor whose shape differs, or both counts.
     """

@@ -1,4 +1,4 @@
-"""Values under which every parameter and buffer of a reference matters.
+"""Random weights under which every parameter and buffer affects the output.
 
 Default initialisation hides faults: norms start as the identity, biases and ViT heads at zero, running statistics at
 (0, 1). `randomise` gives every tensor a value of its own, keeps activations of order one through any depth, and sets
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 CALIBRATION = 32
-"""Images that running statistics are taken from. With four a channel's variance is off by a factor of ten here and
-there, and other images grow by that from layer to layer: in EfficientNet-B4 a change of the weights by 1e-12 was
-amplified to 0.1 of the logits. With 32 it stays below 1e-9."""
+"""Number of images that set the running statistics. With four, some channels' variances are off by a factor of ten,
+and errors grow from layer to layer: in EfficientNet-B4 a change of the weights by 1e-12 became 0.1 of the logits.
+With 32 it stays below 1e-9."""
 
 
 @torch.no_grad()
 def randomise(model: nn.Module, sample: Tensor, *, seed: int) -> None:
     """Give every parameter and buffer of ``model`` a random, non-degenerate value, drawn from ``seed``.
 
-    ``sample`` (batch, channels, height, width) calibrates the running statistics; `CALIBRATION` images or more make
-    them those of any others too. The model's mode is kept.
+    ``sample`` (batch, channels, height, width) calibrates the running statistics, which also fit other images if
+    there are `CALIBRATION` or more. The model's mode is kept.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -48,7 +48,7 @@ def randomise(model: nn.Module, sample: Tensor, *, seed: int) -> None:
                 fan_in = parameter[0].numel()
                 gain = math.sqrt(2.0) if isinstance(module, nn.Conv2d) else 1.0
                 parameter.copy_(normal(parameter, gain / math.sqrt(fan_in)))
-                # Rows of different size, so that exchanged channels and epsilons show.
+                # Rows of different scale, so that exchanged channels and wrong epsilons change the output.
                 rows = uniform(parameter[:, 0].reshape(len(parameter), -1)[:, 0], -1.5, 0.5).exp()
                 parameter.mul_(rows.reshape(-1, *[1] * (parameter.ndim - 1)))
             else:
@@ -62,9 +62,9 @@ def _calibrate(
     uniform: Callable[[Tensor, float, float], Tensor],
     normal: Callable[[Tensor, float], Tensor],
 ) -> None:
-    """One pass in eval mode, in which each norm first takes the statistics of what reaches it, off by a little.
+    """One pass in eval mode, in which each norm first takes the slightly perturbed statistics of its input.
 
-    What follows is calibrated on what it will see, so that errors of the statistics don't multiply through the depth.
+    Later norms see the calibrated outputs of earlier ones, so that errors don't multiply through the depth.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     if not norms:

@@ -1,4 +1,4 @@
-"""ImageNet weights from a library's cache or the network, and those that a package ships."""
+"""ImageNet weights from a library's cache, the network or an installed package."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from reference.weights.checkpoint_files import by_position, load_weights, read_weights
 
 PATIENCE = 5.0
-"""Seconds that a server has to answer."""
+"""Timeout of a request in seconds."""
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Neither in the cache nor to be had now; the message is one line that says which weights and where they belong."""
+    """Weights neither cached nor downloadable; the message is one line that names them and their place in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def timm_imagenet(name: str) -> Pretrained:
 
 
 def _download(url: str, path: Path) -> None:
-    """Whole or not at all: the name of torchvision's files ends in the first digits of their SHA-256."""
+    """Download to ``path`` and verify: torchvision's file names end in the first digits of the SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
@@ -82,7 +82,7 @@ def _download(url: str, path: Path) -> None:
 
 
 def _reach(url: str, what: str) -> None:
-    """Raise WeightsUnavailableError unless the server answers soon: nothing waits for a network that is not there."""
+    """Raise WeightsUnavailableError unless the server answers within `PATIENCE`."""
     try:
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=PATIENCE):

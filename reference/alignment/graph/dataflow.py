@@ -1,4 +1,4 @@
-"""Following elements and operations through a trace."""
+"""Dataflow through a trace: producers, consumers, and the state behind a value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ELEMENTWISE = frozenset({
     "clamp", "clamp_min", "clamp_max", "leaky_relu", "elu", "mish", "softplus", "threshold", "native_dropout",
     "masked_fill", "where", "reciprocal", "maximum", "minimum", "lerp", "log_sigmoid_forward",
 })  # fmt: skip
-"""Operations whose result element depends on the operands' elements at the same (broadcast) place only."""
+"""Operations whose result at an index depends only on the operands at that (broadcast) index."""
 
 
 def coordinates(source: Source, positions: Tensor) -> list[Tensor]:
@@ -44,7 +44,7 @@ def codes_at(elements: Elements, index: list[Tensor]) -> Tensor:
 
 
 class Flow:
-    """Who computes and who consumes what in a trace."""
+    """Producers and consumers of every value in a trace."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -58,7 +58,7 @@ class Flow:
         return any(self.trace.sources[source].dynamic for source in elements.sources())
 
     def is_state(self, elements: Elements) -> bool:
-        """Whether all that is not constant is parameters and buffers as they are."""
+        """Whether every element that is not constant is an unchanged parameter or buffer."""
         sources = elements.sources()
         return bool(sources) and all(self.trace.sources[source].kind == "state" for source in sources)
 
@@ -89,7 +89,7 @@ class Flow:
         return dynamic[0] if len(dynamic) == 1 else None
 
     def normalised(self, node: Node) -> Elements | None:
-        """What a product or quotient of two activations scales by one number for each token; None for any other."""
+        """The operand that a product or quotient of activations scales by one number per token; None for others."""
         dynamic = [operand.elements for operand in node.operands if self.is_dynamic(operand.elements)]
         if node.op not in ("mul", "div") or len(dynamic) != 2:
             return None
@@ -98,7 +98,7 @@ class Flow:
         return features if by_token else None
 
     def resolve(self, codes: Tensor) -> Tensor:
-        """Codes (any shape) traced back through elementwise operations to what they started from."""
+        """Codes (any shape) followed back through elementwise operations to where they come from."""
         flat = codes.reshape(-1)
         while True:
             moved = False

@@ -1,4 +1,4 @@
-"""Where each element of a tensor came from: a state tensor, the input, or an operation's result.
+"""The origin of each element of a tensor: a state tensor, the input, or an operation's result.
 
 Every storage seen while a model runs has a *source number*, and every element of it a *code*: the source number shifted
 left by `SHIFT` bits, plus the element's position in that storage. Views cost nothing, since they share the storage.
@@ -86,7 +86,7 @@ class Elements:
         )
 
     def take(self, dim: int, indices: list[int]) -> Elements:
-        """The listed slices of ``dim`` in their order; a run of neighbours stays lazy."""
+        """The listed slices of ``dim`` in their order; consecutive indices need no table."""
         start, count = indices[0], len(indices)
         if indices == list(range(start, start + count)):
             if count == self.size[dim]:
@@ -144,7 +144,7 @@ class StorageOrigins:
         return tensor.untyped_storage().data_ptr() in self._storages
 
     def declare(self, tensor: Tensor, source: int) -> None:
-        """The whole storage behind ``tensor`` is ``source``."""
+        """Register the whole storage behind ``tensor`` as ``source``."""
         storage = tensor.untyped_storage()
         if storage.nbytes():
             length = storage.nbytes() // tensor.element_size()
@@ -161,7 +161,7 @@ class StorageOrigins:
         return Elements(size=size, source=known.source, stride=stride, offset=offset)
 
     def result(self, tensor: Tensor, source: int) -> None:
-        """``tensor`` was computed anew as ``source``: its whole storage, or just its part of one seen before."""
+        """Register a newly computed ``tensor`` as ``source``: its whole storage, or its part of a known one."""
         known = self._storages.get(tensor.untyped_storage().data_ptr())
         if known is None or tensor.numel() == known.length:
             self.declare(tensor, source)
@@ -172,7 +172,7 @@ class StorageOrigins:
         )
 
     def write(self, tensor: Tensor, codes: Tensor) -> None:
-        """The elements of ``tensor`` were copied from those with ``codes`` (broadcastable to it)."""
+        """Note that ``tensor`` was copied from the elements with ``codes`` (broadcastable to it)."""
         pointer = tensor.untyped_storage().data_ptr()
         if tensor.numel() == 0:
             return

@@ -1,4 +1,4 @@
-"""Run a model and leave it exactly as it was."""
+"""Runs a model and restores its buffers, attributes and modes afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def untouched(model: nn.Module, *, train: bool = False) -> Iterator[None]:
-    """``model`` in eval (or train) mode inside; afterwards its buffers, attributes, modes and the RNG are as before.
+    """Put ``model`` in eval (or train) mode; afterwards restore its buffers, attributes, modes and the RNG.
 
-    Attributes are restored one level deep, so that an output that the model keeps for later calls is forgotten again.
+    Attributes are restored one level deep, so that outputs which the model keeps for later calls are removed.
     Parameters are not copied: a forward pass that changes its own parameters shows in the values.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

@@ -23,20 +23,22 @@ COPIES = frozenset({
 """Operations whose every result element is one operand element (or zero)."""
 
 BLANK = ("zeros", "ones", "empty", "full", "rand", "arange", "new_", "scalar_tensor", "linspace", "bernoulli")
-"""How the names of operations begin whose results hold nothing of their operands."""
+"""Prefixes of the operations whose results don't depend on their operands."""
 
 HEAVY = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm"})
-"""Operations that take nearly all the time of a forward pass; a trace without values leaves their results at zero."""
+"""Operations that take most of a forward pass; a trace without values leaves their results at zero."""
 
 VIEWS_IN_PLACE = frozenset({"squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "as_strided", "detach"})
-"""In place these give a tensor another shape over the storage that it has, and compute nothing."""
+"""In place, these change a tensor's shape over the same storage and compute nothing."""
 
-LOOKS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"})
-"""Operations whose outcome steers the program: a trace that meets one needs the real values."""
+VALUE_DEPENDENT = frozenset(
+    {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+)
+"""Operations whose result can decide control flow or shapes: a trace that meets one needs real values."""
 
 
 class _ValuesNeededError(Exception):
-    """The forward pass looks at its own numbers."""
+    """The forward pass depends on the values of its activations."""
 
 
 @dataclass(eq=False)
@@ -55,12 +57,12 @@ class Source:
     names: tuple[str, ...] = ()
     """State tensors that lie in this storage."""
     value: Tensor | None = None
-    """A copy of the result, where values were asked for."""
+    """A copy of the result, where values are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A tensor argument: where its elements come from, and itself where it is constant."""
+    """A tensor argument: the origin of its elements, and the tensor itself where it is constant."""
 
     elements: Elements
     constant: Tensor | None = None
@@ -96,7 +98,7 @@ class Trace:
 
     model: nn.Module
     state: dict[str, Tensor]
-    """Parameters and buffers by name, without the repeats of shared ones."""
+    """Parameters and buffers by name; a shared tensor appears once."""
     sources: list[Source]
     nodes: list[Node]
     output: Any
@@ -114,7 +116,7 @@ class Trace:
 class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, sample: Tensor, compute: bool, keep_values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger = StorageOrigins()
+        self.origins = StorageOrigins()
         self.sources = [Source(0, "constant")]
         self.nodes: list[Node] = []
         self.copies: list[tuple[str, int, tuple[int, ...]]] = []
@@ -124,16 +126,16 @@ class _Recorder(TorchDispatchMode):
             self._declare_state(name, tensor)
         self.sources.append(_source(len(self.sources), "input", sample, dynamic=True))
         self.sources[-1].value = sample if keep_values else None
-        self.ledger.declare(sample, len(self.sources) - 1)
+        self.origins.declare(sample, len(self.sources) - 1)
 
     def _declare_state(self, name: str, tensor: Tensor) -> None:
-        if self.ledger.knows(tensor):
-            held = self.sources[self.ledger.of(tensor).source]
+        if self.origins.knows(tensor):
+            held = self.sources[self.origins.of(tensor).source]
             held.names = (*held.names, name)
             return
         number = len(self.sources)
         self.sources.append(_source(number, "state", tensor, names=(name,)))
-        self.ledger.declare(tensor, number)
+        self.origins.declare(tensor, number)
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -143,7 +145,7 @@ class _Recorder(TorchDispatchMode):
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1].rstrip("_")
         if not self.compute:
-            if name in LOOKS or (name.startswith("index") and _masks(args)):
+            if name in VALUE_DEPENDENT or (name.startswith("index") and _masks(args)):
                 raise _ValuesNeededError
             result = _blank(func, args, kwargs) if name in HEAVY else func(*args, **kwargs)
         else:
@@ -152,14 +154,14 @@ class _Recorder(TorchDispatchMode):
         mutates = func._schema.is_mutable
         if not outputs or not inputs or name.startswith(BLANK) or name.endswith("_like"):
             for output in outputs:
-                if mutates or not self.ledger.knows(output):
-                    self.ledger.result(output, CONSTANT)
+                if mutates or not self.origins.knows(output):
+                    self.origins.result(output, CONSTANT)
         elif name in ("fill", "zero", "uniform", "normal", "random"):
-            self.ledger.result(outputs[0], CONSTANT)
+            self.origins.result(outputs[0], CONSTANT)
         elif name == "copy":
-            self.ledger.write(args[0], self.ledger.of(args[1]).codes())
+            self.origins.write(args[0], self.origins.of(args[1]).codes())
         elif (not mutates or name in VIEWS_IN_PLACE) and all(self._shares(output, inputs) for output in outputs):
-            pass  # views: their storage tells
+            pass  # views: their storage is known
         elif name in COPIES or (name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)):
             self._copy(name, func, args, kwargs, outputs[0])
         else:
@@ -169,7 +171,7 @@ class _Recorder(TorchDispatchMode):
     def _operand(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        elements = self.ledger.of(leaf)
+        elements = self.origins.of(leaf)
         return Operand(elements, leaf if not elements.sources() else None)
 
     def _shares(self, output: Tensor, inputs: list[Tensor]) -> bool:
@@ -181,27 +183,27 @@ class _Recorder(TorchDispatchMode):
         first = values if isinstance(values, Tensor) else values[0]
         if name == "_to_copy" and output.dtype != first.dtype:
             kind = f"to {str(output.dtype).removeprefix('torch.')}"
-            self.copies.append((kind, len(self.nodes), self.ledger.of(first).sources()))
+            self.copies.append((kind, len(self.nodes), self.origins.of(first).sources()))
         if name in ("clone", "_to_copy"):
-            origin = self.ledger.of(first)
+            origin = self.origins.of(first)
             whole = origin.numel == first.untyped_storage().nbytes() // first.element_size()
             if whole and origin.table is None and origin.stride == output.stride():
-                self.ledger.declare(output, origin.source)
+                self.origins.declare(output, origin.source)
             else:
-                self.ledger.write(output, origin.codes())
+                self.origins.write(output, origin.codes())
             return
         if isinstance(values, Tensor):
-            codes = func(self.ledger.of(values).codes(), *args[1:], **kwargs)
+            codes = func(self.origins.of(values).codes(), *args[1:], **kwargs)
         else:
-            codes = func([self.ledger.of(value).codes() for value in values], *args[1:], **kwargs)
-        self.ledger.write(output, codes)
+            codes = func([self.origins.of(value).codes() for value in values], *args[1:], **kwargs)
+        self.origins.write(output, codes)
 
     def _compute(self, name: str, func: Any, operands: tuple[Any, dict[str, Any]], outputs: list[Tensor]) -> None:
         node = Node(len(self.nodes), name, func, operands[0], operands[1])
         used = {source for operand in node.operands for source in operand.elements.sources()}
         if not used:
             for output in outputs:
-                self.ledger.result(output, CONSTANT)
+                self.origins.result(output, CONSTANT)
             return
         dynamic = any(self.sources[source].dynamic for source in used)
         for output in outputs:
@@ -211,7 +213,7 @@ class _Recorder(TorchDispatchMode):
             if self.keep_values:
                 source.value = output.detach().clone()
             self.sources.append(source)
-            self.ledger.result(output, source.number)
+            self.origins.result(output, source.number)
             node.outputs.append(source.number)
         self.nodes.append(node)
 
@@ -237,7 +239,7 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masks(args: tuple[Any, ...]) -> bool:
-    """Whether a mask picks elements, so that the result's size depends on values."""
+    """Whether a boolean mask selects elements, so that the result's size depends on values."""
     return any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2]))
 
 
@@ -252,13 +254,13 @@ def trace(model: nn.Module, sample: Tensor, *, train: bool = False, keep_values:
     """Run ``model(sample)`` and record every operation; the model is left as it was.
 
     ``keep_values`` keeps a copy of every result. Without it, costly operations are not computed, unless the forward
-    pass turns out to look at its numbers. Whatever the forward pass raises is passed on.
+    pass depends on values. Exceptions of the forward pass are passed on.
     """
     if keep_values:
         return _trace(model, sample, train, compute=True, keep_values=True)
     try:
         return _trace(model, sample, train, compute=False, keep_values=False)
-    except Exception:  # whatever zeros led to; what the model raises on real values is raised by the next line
+    except Exception:  # zeros may raise what real values would not; the next line raises what real values do
         return _trace(model, sample, train, compute=True, keep_values=False)
 
 
@@ -266,10 +268,10 @@ def _trace(model: nn.Module, sample: Tensor, train: bool, *, compute: bool, keep
     sample = sample.detach().clone()
     recorder = _Recorder(model, sample, compute, keep_values)
     with untouched(model, train=train), torch.no_grad(), warnings.catch_warnings(), recorder:
-        warnings.simplefilter("ignore")  # who runs the model for its answer hears them
+        warnings.simplefilter("ignore")  # the caller's own passes show them
         output = model(sample)
     tensors = _tensors(output)
-    found = {source for tensor in tensors for source in recorder.ledger.of(tensor).sources()}
+    found = {source for tensor in tensors for source in recorder.origins.of(tensor).sources()}
     detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
     return Trace(
         model, recorder.state, recorder.sources, recorder.nodes, detached, tuple(sorted(found)), recorder.copies

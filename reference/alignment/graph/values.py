@@ -1,4 +1,4 @@
-"""The numbers behind the elements of a trace that kept its results."""
+"""Values of elements, read from a trace that kept its results."""
 
 from __future__ import annotations
 

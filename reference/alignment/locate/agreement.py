@@ -1,4 +1,4 @@
-"""Whether two results are the same numbers, whatever layout each is kept in."""
+"""Relative error of two results, up to their layout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Agreement:
     """How well two results agree: norm of the difference over the norm of the second."""
 
     error: float
-    """In the layout that fits best; 1 where they can't be subtracted (other sizes, or numbers that are not finite)."""
+    """In the layout that fits best; 1 where they can't be subtracted (sizes differ, or values are not finite)."""
     unordered: float
-    """With both sorted, so that any order counts as equal; at most about ``error``."""
+    """With both sorted, so that the order doesn't matter; at most about ``error``."""
     same_shape: bool
 
     @property
@@ -24,7 +24,7 @@ class Agreement:
         return min(self.error, self.unordered)
 
     def holds(self, bound: float) -> bool:
-        """Whether they are the same numbers within ``bound``, in some order."""
+        """Whether they agree within ``bound``, in some order."""
         return self.least <= bound
 
     @property
@@ -34,7 +34,7 @@ class Agreement:
 
 
 def compare(got: Tensor | None, expected: Tensor | None) -> Agreement | None:
-    """Agreement of two results of the same number of elements, None where it can't be told.
+    """Agreement of two results; None where a value is missing or the two can't be compared.
 
     Channels may stand second or last, and the first two dimensions may be exchanged.
     """

@@ -1,4 +1,4 @@
-"""What the structure around a deviation shows as its likely cause."""
+"""The likely cause of a deviation, from the structure around it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Place:
         self.partner = {right.number: left for left, right in pairs}
 
     def after_last(self, left: Layer, right: Layer) -> str:
-        """What each side does between its last layer and the output."""
+        """The difference of the operations between the last layer and the output."""
         ours = [n for s in self.subject.trace.output_sources for n in _back(self.subject, s, {left.output})]
         theirs = [n for s in self.reference.trace.output_sources for n in _back(self.reference, s, {right.output})]
         return _difference(ours, theirs, "before the output")
 
 
 def cause_at_input(place: Place, left: Layer, right: Layer, reordered: str) -> str:
-    """Why the input of a layer differs though the results of the layers before agree."""
+    """The likely cause where a layer's input differs though the layers before agree."""
     order = _norm_order(place)
     if order:
         return order
@@ -50,7 +50,7 @@ def cause_at_input(place: Place, left: Layer, right: Layer, reordered: str) -> s
 
 
 def cause_at_output(place: Place, left: Layer, right: Layer, reordered: str) -> str:
-    """Why the result of a layer differs though its input agrees."""
+    """The likely cause where a layer's result differs though its input agrees."""
     found = []
     for key, expected in right.hyper.items():
         got = left.hyper.get(key)

@@ -1,4 +1,4 @@
-"""Where a subject first differs from a reference that holds the same weights, and the likely cause."""
+"""The first layer at which a subject differs from a reference with the same weights, and the likely cause."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Deviation:
     reference: str
     """Its name in the reference."""
     stage: str
-    """The reference's scope that it lies in: ``layer3``, ``features.4``."""
+    """The reference's stage: ``layer3``, ``features.4``."""
     error: float
-    """Norm of the difference over the reference's norm, there."""
+    """Norm of the difference over the reference's norm."""
     error_before: float
-    """The same for what the layers before it gave; the largest of them."""
+    """The largest such error among the results of the layers before."""
     cause: str
-    """What the structure shows as the likely cause, in words; empty where it shows none."""
+    """The likely cause in words; empty where the structure shows none."""
 
 
 def first_deviation(
@@ -50,8 +50,8 @@ def first_deviation(
     """The first layer, in the reference's execution order, whose input or result differs by more than ``bound``.
 
     Both models hold the same weights, in float64; ``sample`` is (batch, channels, height, width). None where every
-    aligned layer and the output agree. In train mode, random draws are the caller's to control. The models are left
-    as they were.
+    aligned layer and the output agree. In train mode the caller controls random draws. The models are
+    restored.
     """
     ours = read_layers(trace(subject, sample, train=train, keep_values=True))
     theirs = read_layers(trace(reference, sample, train=train, keep_values=True))
@@ -67,7 +67,7 @@ def first_deviation(
 
 
 def momentum_cause_deviation(place: Place) -> Deviation | None:
-    """A BatchNorm whose momentum differs: seen in no result of the forward pass, only in the statistics after it."""
+    """A BatchNorm with another momentum, which changes no result of the forward pass, only its statistics."""
     for left, right, cause, error in momentum_cause(place):
         name = layer_name(right, place.reference)
         return Deviation(layer_name(left, place.subject), name, stage_name(name), error, 0.0, cause)
@@ -75,7 +75,7 @@ def momentum_cause_deviation(place: Place) -> Deviation | None:
 
 
 class _Search:
-    """Goes through the layers and remembers how well those before agreed."""
+    """Compares layer by layer and keeps the agreement of those before."""
 
     def __init__(self, place: Place, bound: float) -> None:
         self.place = place

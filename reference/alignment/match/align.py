@@ -1,7 +1,6 @@
-"""Which element of a model's parameters and buffers is which of another's, with no naming convention.
+"""Pairs the elements of two models' parameters and buffers, whatever their names and layouts.
 
-Both models run once; what their operations do with the state, not what it is called or how it is cut up, tells which
-is which: see ``ALGORITHM.md`` in `reference.alignment`.
+Both models run once; what their operations do with the state decides: see ``ALGORITHM.md`` in `reference.alignment`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from reference.alignment.read.reader import read_layers
 
 
 class AlignmentError(ValueError):
-    """The two models don't have the same parameters; the message says what each has that the other hasn't.
+    """The models don't have the same parameters; the message lists what only one of them has.
 
-    ``alignment`` is as much of it as was found, for a table; None where the models could not even be compared.
+    ``alignment`` is the partial alignment, for a table; None where the models could not be compared.
     """
 
     def __init__(self, message: str, alignment: Alignment | None = None) -> None:
@@ -54,30 +53,30 @@ class Alignment:
     """
 
     def __init__(
-        self, subject: LayerGraph, reference: LayerGraph, pairs: list[tuple[Layer, Layer]], transfer: ElementMap
+        self, subject: LayerGraph, reference: LayerGraph, pairs: list[tuple[Layer, Layer]], element_map: ElementMap
     ) -> None:
         self.subject_graph = subject
         self.reference_graph = reference
         self.pairs = pairs
-        self._transfer = transfer
+        self._element_map = element_map
         self.layers = _table(subject, reference, pairs)
-        self.unmatched_subject, self.unmatched_reference = transfer.unmatched()
+        self.unmatched_subject, self.unmatched_reference = element_map.unmatched()
 
     def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Subject-named tensors (values, gradients, statistics) as the reference names and shapes them.
 
         Names that are no state of the subject are ignored; a reference tensor is left out where a piece of it is not
-        among ``tensors``. Raises ValueError where a tensor has not the shape of the state that it is named after.
+        among ``tensors``. Raises ValueError where a tensor's shape differs from that of the state of its name.
         """
-        return self._transfer.apply(tensors, forward=True)
+        return self._element_map.apply(tensors, forward=True)
 
     def to_subject(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of `to_reference`."""
-        return self._transfer.apply(tensors, forward=False)
+        return self._element_map.apply(tensors, forward=False)
 
     def subject_names(self, reference_name: str) -> tuple[str, ...]:
         """The subject's tensors that hold the elements of the reference's ``reference_name``."""
-        return self._transfer.counterparts(reference_name)
+        return self._element_map.counterparts(reference_name)
 
 
 def align(
@@ -85,8 +84,8 @@ def align(
 ) -> Alignment:
     """Align two models of one architecture by running both on ``sample`` (batch, channels, height, width).
 
-    ``state_dict_map`` (reference name -> subject name) fixes pairs that structure can't tell. Both models are left as
-    they were. Raises AlignmentError where parameters are left without a counterpart; what forward raises is passed on.
+    ``state_dict_map`` (reference name -> subject name) fixes pairs that structure leaves open. Both models are
+    restored. Raises AlignmentError where parameters have no counterpart; exceptions of forward are passed on.
     """
     for name, model in (("subject", subject), ("reference", reference)):
         lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
@@ -98,7 +97,7 @@ def align(
         try:  # a norm that is folded into its convolution in eval mode shows only in train mode
             ours, theirs = trace(subject, sample, train=True), trace(reference, sample, train=True)
             return align_traces(ours, theirs, state_dict_map=state_dict_map)
-        except Exception:  # whatever train mode adds to it, what eval mode shows is the fault to tell
+        except Exception:  # eval mode shows the fault more plainly, whatever train mode raises
             raise error from None
 
 
@@ -112,15 +111,15 @@ def align_traces(subject: Trace, reference: Trace, *, state_dict_map: Mapping[st
     pairs = [(mine[a], other[b]) for a, b in matched.items()]
     place = {layer.number: i for i, layer in enumerate(theirs.layers)}
     pairs.sort(key=lambda pair: place[pair[1].number])
-    transfer = ElementMap(subject, reference)
+    element_map = ElementMap(subject, reference)
     for left, right in pairs:
         for role, elements in right.roles.items():
             own = left.roles.get(role)
             if own is not None and own.numel == elements.numel:
-                transfer.add(_fitted(own, elements), elements)
-    transfer.add_named(state_dict_map or {})
-    transfer.add_left_over()
-    alignment = Alignment(ours, theirs, pairs, transfer)
+                element_map.add(_fitted(own, elements), elements)
+    element_map.add_named(state_dict_map or {})
+    element_map.add_left_over()
+    alignment = Alignment(ours, theirs, pairs, element_map)
     if alignment.unmatched_subject or alignment.unmatched_reference:
         raise AlignmentError(_describe(alignment, subject, reference), alignment)
     return alignment

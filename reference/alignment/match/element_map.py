@@ -1,4 +1,4 @@
-"""Carrying tensors between two models, element by element."""
+"""Copies tensors between two models, element by element."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Piece:
         return math.prod(self.size)
 
     def spans(self, tensor: Tensor) -> bool:
-        """Whether the piece is the whole of ``tensor``, in order, so that what is written to it is the result."""
+        """Whether the piece is all of ``tensor`` in order, so that its values are the result as they are."""
         return self.index is None and self.numel == tensor.numel() and _in_order(self.size, self.stride)
 
     def read(self, flat: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class _Side:
         return mask is not None and not bool(piece.read(mask).any())
 
     def cover(self, piece: _Piece) -> None:
-        """Note that the piece's elements, free before, have their counterpart."""
+        """Mark the piece's elements, free before, as having a counterpart."""
         length = self.state[piece.name].numel()
         count = self.count[piece.name] = self.count.get(piece.name, 0) + piece.numel
         if count >= length:
@@ -140,7 +140,7 @@ class ElementMap:
         self._pairs: list[tuple[_Piece, _Piece]] = []
 
     def add(self, subject: Elements, reference: Elements) -> None:
-        """Pair elements of the same shape; what has a counterpart already (a shared tensor) is left."""
+        """Pair elements of the same shape; elements that have a counterpart (in a shared tensor) keep it."""
         ours, theirs = self._ours.pieces(subject), self._theirs.pieces(reference)
         if len(ours) == len(theirs) == 1 and ours[0][0] is None and theirs[0][0] is None:
             self._add(ours[0][1], theirs[0][1])
@@ -195,7 +195,7 @@ class ElementMap:
     def apply(self, tensors: Mapping[str, Tensor], *, forward: bool) -> dict[str, Tensor]:
         """``tensors`` of one side as the other side's; ``forward`` is from the subject to the reference.
 
-        What is given may share memory with what is returned.
+        The results may share memory with ``tensors``.
         """
         origin, target = (self._ours, self._theirs) if forward else (self._theirs, self._ours)
         flats: dict[str, Tensor] = {}

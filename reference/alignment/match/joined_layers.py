@@ -1,6 +1,6 @@
-"""A linear map that holds two of the reference's, cut into them: class scores and box offsets in one.
+"""Cuts a linear map that holds two of the reference's, such as class scores and box offsets in one layer.
 
-Which rows are which is told by what becomes of the features: one part goes through a softmax, another doesn't.
+The rows are told apart by the use of their features: one part goes through a softmax, the other doesn't.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which layer of one graph is which of another: by structure first, then by order, never by name alone."""
+"""Pairs the layers of two graphs by structure first, then by order; names are not used."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class _Sides:
 def match_layers(subject: LayerGraph, reference: LayerGraph, pinned: Pairs | None = None) -> Pairs:
     """Pair the layers of two graphs of the same architecture, one of which may be faulty.
 
-    Layers are paired whose whole past and future agree; then those whose past agrees (before a fault), or whose future
-    does (after it); then by the best common order; then, in order, what has the same kind and shape; then the same
-    shapes. ``pinned`` pairs are kept as they are.
+    First, layers whose whole past and future agree; then those whose past agrees (before a fault) or whose future does
+    (after it); then the best common order; then, in order, layers of the same kind and shape; then of the same number
+    of elements. ``pinned`` pairs are kept.
     """
     ours, theirs = _Sides(subject), _Sides(reference)
     pairs: Pairs = dict(pinned or {})
@@ -67,7 +67,7 @@ def _element_counts(layer: Layer) -> list[tuple[str, int]]:
 
 
 def _signatures(side: _Sides) -> dict[int, tuple[Hashable, Hashable]]:
-    """For each layer what leads to it and what it leads to, as nested hashes (Weisfeiler and Leman)."""
+    """Hashes of all that leads to each layer and of all that it leads to (Weisfeiler and Leman)."""
     order = side.order()
     past: dict[int, int] = {}
     for number in order:
@@ -83,7 +83,7 @@ def _signatures(side: _Sides) -> dict[int, tuple[Hashable, Hashable]]:
 
 
 def _pair_unique(pairs: Pairs, ours: _Sides, theirs: _Sides, key: Callable[[_Sides, int], Hashable]) -> None:
-    """Pair what has a key that occurs equally often on both sides, in execution order."""
+    """Pair layers in execution order where their key occurs equally often on both sides."""
     left, right = _open(pairs, ours, theirs)
     mine, other = _grouped(left, lambda n: key(ours, n)), _grouped(right, lambda n: key(theirs, n))
     for name, numbers in mine.items():
@@ -93,7 +93,7 @@ def _pair_unique(pairs: Pairs, ours: _Sides, theirs: _Sides, key: Callable[[_Sid
 
 
 def _pair_norms(pairs: Pairs, ours: _Sides, theirs: _Sides) -> None:
-    """Pair LayerNorms one by one where both sides have as many: after the branch for before it, they have moved."""
+    """Pair LayerNorms one by one where both sides have as many: pre-norm and post-norm place them differently."""
     left, right = _open(pairs, ours, theirs)
     mine = [n for n in left if ours.layers[n].kind == "layer_norm"]
     other = [n for n in right if theirs.layers[n].kind == "layer_norm"]
@@ -104,7 +104,7 @@ def _pair_norms(pairs: Pairs, ours: _Sides, theirs: _Sides) -> None:
 
 
 def _pair_in_gaps(pairs: Pairs, ours: _Sides, theirs: _Sides) -> None:
-    """Pair the rest by the best common order (dynamic programming over kind, shape and what stands before)."""
+    """Pair the rest by the best common order (dynamic programming over kind, shape and the layers before)."""
     left, right = _open(pairs, ours, theirs)
     left.sort(key=lambda n: (ours.depth[n], n))
     right.sort(key=lambda n: (theirs.depth[n], n))

@@ -1,4 +1,4 @@
-"""What a layer is called and described as in tables and messages."""
+"""Names and descriptions of layers in tables and messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACTIVATIONS = {
 
 
 def layer_name(layer: Layer, graph: LayerGraph) -> str:
-    """The name a user knows: the module that owns the weight, or the parameter itself where no module stands for it."""
+    """The name of the module that owns the weight, or of the parameter itself where no module stands for it."""
     if not layer.roles:
         names = sorted({layer_name(p, graph) for p in graph.layers if (p.number, p.part) in layer.before and p.part})
         owners = {name.split(" ")[0] for name in names}
@@ -43,7 +43,7 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def stage_name(name: str) -> str:
-    """The stage that a layer lies in: its name up to the first number that more follows, else a part.
+    """The stage of a layer: its name up to the first number that is followed by more, else its first part.
 
     ``layer3.0.conv2`` is in ``layer3``, ``features.4.0.block.1`` in ``features.4``, ``blocks.2.attn`` in ``blocks.2``,
     ``encoder.layers.encoder_layer_3.mlp`` in ``encoder.layers.encoder_layer_3``.
@@ -56,7 +56,7 @@ def stage_name(name: str) -> str:
 
 
 def display_kind(layer: Layer) -> str:
-    """The kind in words; a pointwise convolution is one again."""
+    """The kind in words; a linear map that was written as a convolution is called one."""
     if layer.kind == "linear" and "stride" in layer.hyper:
         return "convolution"
     return "embedding" if layer.kind == "token" else layer.kind
@@ -76,7 +76,7 @@ def activation_after(layer: Layer, graph: LayerGraph) -> str:
 
 
 def activation_name(node: Node) -> str:
-    """What a node is called as an activation function, "" where it is none."""
+    """The name of a node as an activation function, "" where it is none."""
     if node.op == "gelu":
         approximate = node.kwargs.get("approximate", "none")
         return "gelu" if approximate == "none" else f"gelu ({approximate} approximation)"

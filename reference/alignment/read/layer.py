@@ -1,4 +1,4 @@
-"""What a trace is read as: layers, and which of them lie before which."""
+"""Layers and their graph."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Layer:
     output: int
     """Source number of the result."""
     operand: Elements
-    """Where the input of the layer comes from."""
+    """The layer's input."""
     hyper: dict[str, Any] = field(default_factory=dict)
     before: frozenset[tuple[int, str]] = frozenset()
-    """(number, port) of the layers whose results reach this one without another layer between."""
+    """(number, port) of the layers whose results reach this one without another layer in between."""
     part: str = ""
-    """``q``, ``k`` or ``v`` where a projection was split."""
+    """``q``, ``k`` or ``v`` of a projection that was split."""
     feature_dim: int = 1
     """The dimension of the main operation's result that the features lie on."""
     chain: list[Node] = field(default_factory=list)
-    """The further operations of a norm, scale or embedding that is written by hand."""
+    """The operations of a norm, scale or embedding written by hand."""
     origins: tuple[int, ...] = ()
     """Sources of the columns of a product's input, in their order."""
     open: bool = False
@@ -41,7 +41,7 @@ class Layer:
     pieces: list[Elements] = field(default_factory=list)
     """The state that each summand uses, where the result is a sum of them: a convolution, shift by shift."""
     ports: dict[str, Elements] = field(default_factory=dict)
-    """Of attention: what its ``q``, ``k`` and ``v`` are."""
+    """The ``q``, ``k`` and ``v`` of attention."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,6 +50,12 @@ class Layer:
             return ()
         weight = self.roles.get("weight")
         return weight.size if weight is not None else max((e.size for e in self.roles.values()), key=len)
+
+
+def as_vector(elements: Elements) -> Elements:
+    """The elements in logical order, in one dimension: the layout of biases, gains and statistics."""
+    squeezed = elements.squeeze()
+    return squeezed if len(squeezed.size) == 1 else squeezed.reshape(squeezed.numel)
 
 
 @dataclass(eq=False)

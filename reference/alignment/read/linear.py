@@ -1,8 +1,8 @@
-"""Products that are linear maps, however they were written."""
+"""Linear maps and their biases, however they were written, and contractions of two activations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,28 +12,21 @@ from torch import Tensor
 from reference.alignment.graph.dataflow import Flow, coordinates
 from reference.alignment.graph.elements import CONSTANT, Elements, from_codes, position_of, source_of
 from reference.alignment.graph.trace import Node, Source
+from reference.alignment.read.layer import Layer, as_vector
+from reference.alignment.read.reading import Reading
 
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "mv"})
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "_softmax", "im2col"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """A linear map: ``weight`` is (out, in), or (out, in, height, width) where the columns are patches of an image."""
+def recognise_linear(node: Node, reading: Reading) -> Layer | None:
+    """A product of activations with a matrix of state; None where neither or both are state.
 
-    kind: str
-    weight: Elements
-    bias: Elements | None
-    operand: Elements
-    """The activations, as they enter."""
-    feature_dim: int
-    """Dimension of the result on which the output features lie."""
-    hyper: dict[str, Any] = field(default_factory=dict)
-    origins: tuple[int, ...] = ()
-    """Sources of the input's columns, in their order."""
-
-
-def read_product(node: Node, flow: Flow) -> Product | None:
-    """The linear map behind a product of activations and state; None where neither or both are state."""
+    The weight is (out, in), or (out, in, height, width) where the columns are patches of an image.
+    """
+    if node.op not in PRODUCTS:
+        return None
+    flow = reading.flow
     arguments = list(node.args)
     bias = None
     if node.op in ("addmm", "baddbmm"):
@@ -53,27 +46,61 @@ def read_product(node: Node, flow: Flow) -> Product | None:
     state_is_batched = len(state.size) == 3
     if state_is_batched and swapped:
         state = from_codes(state.codes().transpose(1, 2))
-    weight, block_rows = _weight(state, data, swapped) if state_is_batched else (state.transpose(), None)
-    if block_rows is not None:
-        return Product(kind="linear", weight=weight, bias=bias, operand=data, feature_dim=-1 if not swapped else -2)
-    columns = _columns(data, swapped, flow)
-    kind = "linear"
-    hyper: dict[str, Any] = {}
-    origins: tuple[int, ...] = ()
+    weight, by_head = _weight(state, data) if state_is_batched else (state.transpose(), False)
+    kind, hyper, origins = "linear", dict[str, Any](), tuple[int, ...]()
+    columns = None if by_head else _columns(data, swapped, flow)
     if columns is not None:
         origins = tuple(dict.fromkeys(source_of(columns).tolist()))
         weight, kind, hyper = _arrange(weight, columns, flow)
-    feature_dim = -2 if swapped else -1
-    return Product(
-        kind=kind, weight=weight, bias=bias, operand=data, feature_dim=feature_dim, hyper=hyper, origins=origins
-    )
+    roles = {"weight": weight} if bias is None else {"weight": weight, "bias": as_vector(bias)}
+    layer = reading.add(kind, roles, node, data)
+    layer.feature_dim = -2 if swapped else -1
+    layer.hyper, layer.origins = hyper, origins
+    reading.main[node.output] = layer
+    return layer
+
+
+def recognise_bias(node: Node, reading: Reading) -> Layer | None:
+    """State added to the result of a linear map or convolution that has no bias: ``x W + b``."""
+    applied = reading.applied_state(node) if node.op == "add" else None
+    if applied is None or len(applied[1]) != 1:
+        return None
+    layer, scalings = reading.layer_behind(applied[0])
+    state = applied[1][0].squeeze()
+    if layer is None or scalings or not _lacks_bias(layer) or layer.shape[0] != state.numel:
+        return None
+    layer.roles["bias"] = as_vector(state)
+    reading.extend(layer, node)
+    return layer
+
+
+def add_late_bias(joined: Elements, state: Elements, reading: Reading) -> bool:
+    """Give ``state`` as bias to the layer whose result ``joined`` adds to a shortcut: ``(x + y W) + b``.
+
+    The layer's result stays what it was, without the bias. False where there is no such layer, or more than one.
+    """
+    sources = joined.sources()
+    join = reading.trace.node_of(sources[0]) if len(sources) == 1 else None
+    if join is None or join.op != "add" or len(join.operands) != 2:
+        return False
+    found = [reading.layer_behind(operand.elements)[0] for operand in join.operands]
+    waiting = [layer for layer in found if layer is not None and _lacks_bias(layer)]
+    if len(waiting) != 1 or waiting[0].shape[0] != state.numel:
+        return False
+    waiting[0].roles["bias"] = as_vector(state)
+    waiting[0].open = True
+    return True
+
+
+def _lacks_bias(layer: Layer) -> bool:
+    return layer.kind in ("linear", "convolution") and "bias" not in layer.roles
 
 
 def read_rearranged(weight: Elements, data: Elements, stride: tuple[int, ...], flow: Flow) -> Elements | None:
-    """The kernel behind a convolution's ``weight`` that is padded with zeros and laid out anew; None for any other.
+    """The kernel behind a convolution's ``weight`` that was padded with zeros and rearranged; None for any other.
 
-    ``data`` is laid out anew as well: a stem over blocks of pixels, say. Each tap's place in the kernel is that of the
-    pixel which it meets.
+    ``data`` is rearranged as well, as in a stem over blocks of pixels. A tap's place in the kernel is the place of the
+    pixel that it multiplies.
     """
     if weight.table is None or len(weight.size) != 4 or len(data.size) != 4:
         return None
@@ -94,19 +121,19 @@ def read_rearranged(weight: Elements, data: Elements, stride: tuple[int, ...], f
     return found if kind == "convolution" else None
 
 
-def _weight(state: Elements, data: Elements, swapped: bool) -> tuple[Elements, Tensor | None]:
-    """(out, in) of a batched product: one block repeated for the batch, or one block for each head."""
+def _weight(state: Elements, data: Elements) -> tuple[Elements, bool]:
+    """(out, in) of a batched product, and whether it has a block for each head rather than one for the whole batch."""
     if state.table is None and (state.size[0] == 1 or state.stride[0] == 0):
-        return state.select(0, 0).transpose(), None
+        return state.select(0, 0).transpose(), False
     codes = state.codes()
     firsts = list(dict.fromkeys(codes[:, 0, 0].tolist()))
     blocks = [codes[codes[:, 0, 0].tolist().index(first)] for first in firsts]  # each (in, out)
     if len(blocks) == 1:
-        return from_codes(blocks[0].t()), None
+        return from_codes(blocks[0].t()), False
     starts = data.codes()[: len(blocks), 0, 0].tolist()
     if len(set(starts)) == 1:  # all heads read the same activations: their outputs stand side by side
-        return from_codes(torch.cat([block.t() for block in blocks])), torch.tensor(firsts)
-    return from_codes(torch.cat([block.t() for block in blocks], dim=1)), torch.tensor(firsts)
+        return from_codes(torch.cat([block.t() for block in blocks])), True
+    return from_codes(torch.cat([block.t() for block in blocks], dim=1)), True
 
 
 def _columns(data: Elements, swapped: bool, flow: Flow) -> Tensor | None:
@@ -182,9 +209,9 @@ class Contraction:
     left: Elements
     right: Elements
     columns: tuple[int, ...]
-    """The dimensions of the operation's result that j runs over."""
+    """Dimensions of the operation's result that j indexes."""
     operands: tuple[Elements, Elements]
-    """Both sides as the operation took them."""
+    """Both operands in their own shape."""
 
 
 def read_contraction(node: Node, flow: Flow) -> Contraction | None:

@@ -1,7 +1,7 @@
-"""Chains of additions and multiplications with state: norms written by hand, scales and embeddings.
+"""Norms, torch's own and written by hand; scales and embeddings.
 
-What each state tensor does in a chain is found by trying: the chain is evaluated on scalars, and compared with
-``(x - mean) / sqrt(var + eps) * weight + bias`` for every way to give the roles out.
+A chain of additions and multiplications with state is evaluated on scalars. Each assignment of roles to the state
+tensors is compared with ``(x - mean) / sqrt(var + eps) * weight + bias``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from torch.utils._pytree import tree_map
 from reference.alignment.graph.dataflow import Flow
 from reference.alignment.graph.elements import Elements
 from reference.alignment.graph.trace import Node, Operand
+from reference.alignment.read.layer import Layer, as_vector
+from reference.alignment.read.linear import add_late_bias
+from reference.alignment.read.reading import ARITHMETIC, Reading
 
+BATCH_NORMS = {  # name: places of weight, bias, running mean, running variance, momentum, eps
+    "native_batch_norm": (1, 2, 3, 4, 6, 7),
+    "_native_batch_norm_legit": (1, 2, 3, 4, 6, 7),
+    "_native_batch_norm_legit_no_training": (1, 2, 3, 4, 5, 6),
+    "cudnn_batch_norm": (1, 2, 3, 4, 6, 7),
+    "batch_norm_with_update": (1, 2, 3, 4, 5, 6),
+    "_batch_norm_with_update": (1, 2, 3, 4, 5, 6),
+    "_batch_norm_no_update": (1, 2, 3, 4, 5, 6),
+}
 REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "std_mean", "sum", "linalg_vector_norm", "norm"})
 REGION = REDUCTIONS | {"add", "sub", "mul", "div", "sqrt", "rsqrt", "pow", "square", "reciprocal"}
 ROLES = ("running_mean", "running_var", "weight", "bias")
@@ -30,7 +42,65 @@ HINTS = {
 }
 
 
-def affine_roles(chain: list[Node], operand: Elements, flow: Flow) -> tuple[str, dict[str, Elements], dict[str, Any]]:
+def recognise_batch_norm(node: Node, reading: Reading) -> Layer | None:
+    """A BatchNorm of torch's, in train or eval mode."""
+    if node.op not in BATCH_NORMS:
+        return None
+    weight, bias, mean, variance, momentum, eps = (node.args[place] for place in BATCH_NORMS[node.op])
+    roles = reading.roles(weight=weight, bias=bias, running_mean=mean, running_var=variance)
+    layer = reading.add("batch_norm", roles, node, node.args[0].elements)
+    layer.hyper = {"eps": eps, "momentum": momentum}
+    return layer
+
+
+def recognise_native_norm(node: Node, reading: Reading) -> Layer | None:
+    """A LayerNorm or GroupNorm of torch's."""
+    if node.op == "native_layer_norm":
+        data, _, weight, bias, eps = node.args
+        kind, hyper = "layer_norm", {"eps": eps}
+    elif node.op == "native_group_norm":
+        data, weight, bias, _, _, _, groups, eps = node.args
+        kind, hyper = "group_norm", {"eps": eps, "groups": groups}
+    else:
+        return None
+    roles = {role: as_vector(elements) for role, elements in reading.roles(weight=weight, bias=bias).items()}
+    layer = reading.add(kind, roles, node, data.elements)
+    layer.hyper = hyper
+    layer.feature_dim = len(data.elements.size) - 1 if kind == "layer_norm" else 1
+    return layer
+
+
+def recognise_affine(node: Node, reading: Reading) -> Layer | None:
+    """An addition of or multiplication by state: an embedding, a scale, or a step of a norm written by hand.
+
+    `name_affine` tells which, when the chain is complete.
+    """
+    applied = reading.applied_state(node) if node.op in ARITHMETIC else None
+    if applied is None:
+        return None
+    operand, leaves = applied
+    layer, scalings = reading.layer_behind(operand)
+    added = leaves[0].squeeze() if node.op == "add" and len(leaves) == 1 else None
+    if added is not None and layer is None and add_late_bias(operand, added, reading):
+        return None
+    if layer is not None and layer.kind == "affine":
+        reading.extend(layer, node)
+        layer.chain += [*scalings, node]
+        return layer
+    layer = reading.add("affine", {}, node, operand)
+    layer.chain = [node]
+    return layer
+
+
+def name_affine(layer: Layer, flow: Flow) -> None:
+    """Give a complete chain its kind, roles and hyper-parameters."""
+    layer.kind, layer.roles, layer.hyper = _affine_roles(layer.chain, layer.operand, flow)
+    found = _normalisation(layer.operand, layer.chain, flow) if layer.kind == "affine" else None
+    if found is not None:
+        layer.kind, layer.operand, layer.hyper = "layer_norm", found[0], {"eps": found[1]}
+
+
+def _affine_roles(chain: list[Node], operand: Elements, flow: Flow) -> tuple[str, dict[str, Elements], dict[str, Any]]:
     """(kind, roles, hyper-parameters) of a chain that starts at ``operand``."""
     leaves = _leaves(chain, flow)
     keys = list(leaves)
@@ -138,7 +208,7 @@ def _evaluate(source: int, flow: Flow, operand: Elements, x: Tensor, values: dic
     return result
 
 
-def normalisation(operand: Elements, chain: list[Node], flow: Flow) -> tuple[Elements, float | None] | None:
+def _normalisation(operand: Elements, chain: list[Node], flow: Flow) -> tuple[Elements, float | None] | None:
     """(input, eps) of the part of a handwritten norm that subtracts a mean and divides by a deviation.
 
     ``operand`` is what it gives to ``chain``, which may hold the division itself. None where no mean is taken and

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import timm
@@ -14,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from reference.alignment.match.align import align
+from reference.tests import written_attention as wa
 from reference.tests import written_resnets as wr
 from reference.tests import written_transformers as wt
 from reference.tests.transplanting import assert_equal_function, small_transformer
@@ -36,7 +35,7 @@ def small_resnet() -> ResNet:
     return model
 
 
-LIBRARIES = {
+LIBRARIES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "ours-torchvision-resnet18": lambda: (our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)),
     "ours-timm-resnet50": lambda: (our_resnets.resnet50(10), timm.create_model("resnet50", num_classes=10)),
     "timm-torchvision-resnet50": lambda: (timm.create_model("resnet50"), torchvision.models.resnet50()),
@@ -87,10 +86,10 @@ PATCHES = [
     wt.ConvolvedPatches,
 ]  # fmt: skip
 ATTENTIONS = [
-    wt.HeadMajorAttention, wt.InterleavedAttention, wt.SplitAttention, wt.KeyValueAttention, wt.EinsumAttention,
-    wt.BroadcastAttention, wt.HandwrittenSoftmaxAttention, wt.KeyFirstAttention, wt.LoopedAttention,
-    wt.HeadModulesAttention, wt.LibraryAttention, wt.SummedAttention, wt.SummedKeyFirstAttention,
-    wt.HeadsAddedAttention, wt.MappedAttention,
+    wa.HeadMajorAttention, wa.InterleavedAttention, wa.SplitAttention, wa.KeyValueAttention, wa.EinsumAttention,
+    wa.BroadcastAttention, wa.HandwrittenSoftmaxAttention, wa.KeyFirstAttention, wa.LoopedAttention,
+    wa.HeadModulesAttention, wa.LibraryAttention, wa.SummedAttention, wa.SummedKeyFirstAttention,
+    wa.HeadsAddedAttention, wa.MappedAttention,
 ]  # fmt: skip
 PARTS: dict[str, Callable[[], nn.Module]] = {
     **{part.__name__: partial(wt.WrittenTransformer, patches=part) for part in PATCHES},
@@ -100,7 +99,7 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     **{whole.__name__: whole for whole in (
         wt.EncoderTransformer, wt.CheckpointedTransformer, wt.OneVectorTransformer)},
     "all-at-once": partial(
-        wt.WrittenTransformer, wt.UnfoldedPatches, wt.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
+        wt.WrittenTransformer, wt.UnfoldedPatches, wa.EinsumAttention, wt.HandwrittenNorm, wt.assigned),
 }  # fmt: skip
 
 
@@ -113,29 +112,5 @@ def test_transformers_written_by_hand(part: str, library: str, images: Tensor) -
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batch_size_does_not_matter(batch: int, images: Tensor) -> None:
-    subject = wt.WrittenTransformer(attention=wt.HeadMajorAttention)
+    subject = wt.WrittenTransformer(attention=wa.HeadMajorAttention)
     assert_equal_function(subject, small_transformer(), images[:1].repeat(batch, 1, 1, 1) + torch.rand(batch, 1, 1, 1))
-
-
-def test_table_lists_every_layer_in_the_references_order(images: Tensor) -> None:
-    alignment = assert_equal_function(our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10), images)
-    names = [layer.reference for layer in alignment.layers]
-    assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
-    assert names[-1] == "fc"
-    assert all(a.subject and a.reference != b.reference for a, b in pairwise(alignment.layers))
-    assert alignment.layers[0].subject_hyper["stride"] == (2, 2)
-    assert alignment.subject_names("layer1.0.conv1.weight") == ("stages.0.0.conv1.weight",)
-
-
-def test_models_are_left_as_they_were(images: Tensor) -> None:
-    subject, reference = our_resnets.resnet18(10), torchvision.models.resnet18(num_classes=10)
-    subject.train()
-    subject.stem.eval()
-    before = {name: tensor.clone() for name, tensor in subject.state_dict().items()}
-    modes = [module.training for module in subject.modules()]
-    random = torch.random.get_rng_state()
-    align(subject, reference, images)
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert modes == [module.training for module in subject.modules()]
-    assert all(torch.equal(before[name], tensor) for name, tensor in subject.state_dict().items())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in subject.parameters())
