@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
 
-torch = pytest.importorskip("torch")
-from torch.utils.data import TensorDataset  # noqa: E402
-
-from suites.training.checkpoint import CheckpointError, load  # noqa: E402
-from suites.transfer import recipe as recipes  # noqa: E402
-from suites.transfer.checks.backbones import CONVNET, DROPOUT, Backbone  # noqa: E402
-from suites.transfer.data import Data, DataError, digits, image_folder  # noqa: E402
-from suites.transfer.feature_cache import cache_features  # noqa: E402
-from suites.transfer.trainer import BEST, LAST, Trainer  # noqa: E402
+from suites.training.checkpoint import CheckpointError, load
+from suites.transfer import recipe as recipes
+from suites.transfer.checks.backbones import CONVNET, DROPOUT, Backbone
+from suites.transfer.data import Data, DataError, digits, image_folder
+from suites.transfer.feature_cache import cache_features
+from suites.transfer.trainer import BEST, LAST, Trainer
 
 
-def five_classes(count: int = 24) -> Data:
+def brightness(count: int = 24) -> TensorDataset:
     """Images (3, 32, 32) whose brightness is their class."""
     labels = torch.arange(count) % 5
     images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) + labels.view(-1, 1, 1, 1)
-    held = TensorDataset(images.double(), labels)
+    return TensorDataset(images.double(), labels)
+
+
+def five_classes() -> Data:
+    held = brightness()
     return Data(name="brightness", train=held, validation=held, classes=("a", "b", "c", "d", "e"))
 
 
@@ -113,12 +118,12 @@ def test_a_wrong_cache_is_refused() -> None:
         cache_features(loose, data.train)
 
     class Drawn(TensorDataset):
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-            image, label = super().__getitem__(index)
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            image, label = (values[index] for values in self.tensors)
             return (image.flip(-1) if torch.rand(()) < 0.5 else image), label
 
     with pytest.raises(ValueError, match="another one each time"):
-        cache_features(frozen, Drawn(*data.train.tensors))
+        cache_features(frozen, Drawn(*brightness().tensors))
 
 
 def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
@@ -126,7 +131,8 @@ def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
     tuning = recipes.full_fine_tuning(CONVNET.model(), "fc")
     with pytest.raises(DataError, match="the network has 5 classes and brightness has 2"):
         Trainer(tuning=tuning, data=replace(data, classes=("a", "b")), folder=tmp_path, epochs=1, batch_size=8)
-    wrong = TensorDataset(data.train.tensors[0], data.train.tensors[1] + 1)
+    images, labels = brightness().tensors
+    wrong = TensorDataset(images, labels + 1)
     with pytest.raises(DataError, match="class 5 is out of range: the network has 5 classes, from 0"):
         Trainer(tuning=tuning, data=replace(data, train=wrong), folder=tmp_path, epochs=1, batch_size=24).run()
 
@@ -134,6 +140,8 @@ def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
 def test_digits_are_split_the_same_way_every_time() -> None:
     pytest.importorskip("sklearn")
     data = digits(8)
+    assert isinstance(data.train, TensorDataset)
+    assert isinstance(data.validation, TensorDataset)
     assert (len(data.train), len(data.validation)) == (1347, 450)
     assert data.train[0][0].shape == (3, 8, 8)
     assert int(data.train.tensors[0].min()) == -1
@@ -154,6 +162,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_image_folder(folder: Path) -> None:
     data = image_folder(folder, 16)
+    assert isinstance(data.train, ImageFolder)
+    assert isinstance(data.validation, ImageFolder)
     assert data.classes == ("cat", "dog")
     assert (len(data.train), len(data.validation)) == (6, 4)
     image, label = data.train[0]
@@ -169,6 +179,7 @@ def test_corrupt_files_are_named_and_skipped_on_request(folder: Path) -> None:
     with pytest.raises(DataError, match=r"1\.png can't be read as images; give --skip-corrupt"):
         image_folder(folder, 16)
     data = image_folder(folder, 16, skip_corrupt=True)
+    assert isinstance(data.train, ImageFolder)
     assert len(data.train) == 5
     assert "1.png" in data.notices[0]
     for file in (folder / "val" / "dog").iterdir():
