@@ -45,16 +45,20 @@ def same(a: Trainer, b: Trainer) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int) -> None:
-    """By SIGINT, within an epoch and at its end, with dropout in the network: weights, history, everything."""
+@pytest.mark.parametrize(
+    ("stop", "number"), [(1, signal.SIGINT), (3, signal.SIGINT), (4, signal.SIGTERM), (6, signal.SIGINT)]
+)
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int, number: signal.Signals) -> None:
+    """Within an epoch, at its end and at the last one's, with dropout: weights, history, everything."""
     torch.manual_seed(0)
     whole = fit(tmp_path / "whole", backbone=DROPOUT)
     assert whole.run()
     torch.manual_seed(0)
     first = fit(tmp_path / "parts", backbone=DROPOUT)
-    first.on_step = lambda done, steps, loss: os.kill(os.getpid(), signal.SIGINT) if done == stop else None
+    first.on_step = lambda done, steps, loss: os.kill(os.getpid(), number) if done == stop else None
+    before = signal.getsignal(number)
     assert not first.run()
+    assert signal.getsignal(number) is before
     torch.manual_seed(1)
     second = fit(tmp_path / "parts", backbone=DROPOUT)
     second.resume(tmp_path / "parts" / LAST)
@@ -63,6 +67,19 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int) -> 
     assert [(e.step, e.loss, e.accuracy) for e in second.history] == [
         (e.step, e.loss, e.accuracy) for e in whole.history
     ]
+
+
+def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
+    made = fit(tmp_path)
+
+    def twice(done: int, steps: int, loss: float) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    made.on_step = twice
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert made.step == 1
 
 
 def test_every_phase_is_reached(tmp_path: Path) -> None:
