@@ -55,7 +55,7 @@ class Matrix:
         """Try every variant, yielding each as it is done; ``jobs`` is the number of processes."""
         variants: list[Variant] = [*self.correct_variants, *self.mutants]
         if jobs == 1:
-            rows: Iterator[Row] = (row_of(v) for v in variants)
+            rows: Iterator[Row] = (_row_of(v) for v in variants)
         else:
             rows = _in_processes([v.name for v in variants], jobs)
         for row in rows:
@@ -142,7 +142,7 @@ def faults(mutant: Mutant, row: Row) -> list[str]:
     return found
 
 
-def row_of(variant: Variant, checks: Sequence[str] | None = None) -> Row:
+def _row_of(variant: Variant, checks: Sequence[str] | None = None) -> Row:
     """Try one variant."""
     evidence = variant.proof() if isinstance(variant, Mutant) else None
     return Row(name=variant.name, verdicts=tuple(trial(variant, checks)), evidence=evidence)
@@ -165,4 +165,4 @@ def _start() -> None:
 
 
 def _named(name: str) -> Row:
-    return row_of(next(v for v in (*mutants(), *correct_variants()) if v.name == name))
+    return _row_of(next(v for v in (*mutants(), *correct_variants()) if v.name == name))

@@ -230,7 +230,7 @@ def trained_at(batch: int) -> Any:
     return evidence
 
 
-def laid_out(layout: torch.memory_format) -> Evidence:
+def _laid_out(layout: torch.memory_format) -> Evidence:
     """Evidence: the difference for images in another memory format; one where only the faulty network refuses them."""
 
     def measure(pair: Pair) -> float:
@@ -246,7 +246,7 @@ def laid_out(layout: torch.memory_format) -> Evidence:
     return measure
 
 
-CHANNELS_LAST = laid_out(torch.channels_last)
+CHANNELS_LAST = _laid_out(torch.channels_last)
 
 
 def undefined(pair: Pair) -> float:

@@ -113,17 +113,17 @@ def check_sizes(network: DetectorConfig, annotations: Annotations) -> None:
         )
 
 
-class ImageSampler:
+class ImageSampler(Sampler):
     """Draws for each image by that image's own seed, so that it doesn't matter which images share its process."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+        super().__init__(count=sampler.count, fraction=sampler.fraction)
         self.seeds: Iterator[int] = iter(())
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Sampler`; with the seeds of a step used up, or none given, by torch's present generator."""
         _start(self.seeds)
-        return self.sampler(labels)
+        return super().__call__(labels)
 
 
 class LibraryImageSampler:

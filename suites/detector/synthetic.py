@@ -96,7 +96,8 @@ def _scene(pictures: list[NDArray[np.uint8]], side: int, random: np.random.Gener
         x, y = (int(random.integers(side - size + 1)) for _ in range(2))
         box = (x, y, x + size, y + size)
         category = SHAPES[random.integers(len(SHAPES))]
-        colour = tuple(int(c) for c in random.permutation([random.integers(180, 256), random.integers(256), 0]))
+        levels = [int(random.integers(180, 256)), int(random.integers(256)), 0]
+        colour = tuple(int(c) for c in random.permutation(levels))
         crowd = bool(random.random() < 0.02)
         if any(_covered(box, other.box) > OVERLAP for other in shapes):
             continue
@@ -130,7 +131,8 @@ def _write_coco(folder: Path, split: str, made: list[Scene]) -> None:
     images = folder / f"{split}2017"
     images.mkdir(parents=True, exist_ok=True)
     (folder / "annotations").mkdir(exist_ok=True)
-    listed, annotations = [], []
+    listed: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number, scene in enumerate(made, 1):
         name = f"{number:012d}.jpg"
         scene.image.save(images / name, quality=90)

@@ -118,6 +118,7 @@ def test_flipped_features_give_flipped_proposals() -> None:
     stage = RegionProposals(4, AnchorGenerator(((16,),), strides=(8,))).double().eval()
     with torch.no_grad():
         stage.head.conv.weight.add_(stage.head.conv.weight.flip(-1))
+        assert stage.head.conv.bias is not None
         stage.head.conv.bias.fill_(1)  # no cell where all channels are cut, and scores are equal
         stage.head.offsets.weight[0::4] = 0  # to the right on one side is to the left on the other
     level = torch.randn(1, 4, 5, 7, dtype=torch.float64)

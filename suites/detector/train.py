@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness.errors import StoreError
 from harness.records.environment import environment
@@ -29,6 +27,7 @@ from suites.detector.distributed import Processes, joined
 from suites.detector.lr_schedule import REFERENCE_BATCH
 from suites.detector.trainer import DTYPES, LAST, Epoch, Settings, Trainer, TrainingError
 from suites.detector.visualize import write_pictures
+from suites.training.progress import print_epoch, progress_bar
 
 FAILED, NONSENSE, INTERRUPTED = 1, 4, 130
 PICTURES = "pictures"
@@ -84,8 +83,9 @@ def _run(given: argparse.Namespace, processes: Processes, console: Console) -> i
             training = training if name == names[0] else prepared(name)
             if store is not None and not given.resume and name == names[0]:
                 _record_coverage(store, training, given)
-            with _progress(name, training, console) as show:
-                training.on_epoch = _recorder(name, training, store, given, show)
+            training.on_epoch = _recorder(name, training, store, given, console)
+            with progress_bar(name, console, done=training.step, steps=training.steps) as on_step:
+                training.on_step = on_step
                 finished = training.run()
             if not finished:
                 break
@@ -186,10 +186,14 @@ def _record_coverage(store: RunStore, training: Trainer, given: argparse.Namespa
 
 
 def _recorder(
-    name: str, training: Trainer, store: RunStore | None, given: argparse.Namespace, show: Callable[[Epoch], None]
+    name: str, training: Trainer, store: RunStore | None, given: argparse.Namespace, console: Console
 ) -> Callable[[Epoch], None]:
     def record(epoch: Epoch) -> None:
-        show(epoch)
+        print_epoch(
+            console,
+            f"{name}: epoch {epoch.epoch}, step {epoch.step}: loss {epoch.loss:.3f}, "
+            f"mAP {epoch.figures['map']:.3f}, mAP@50 {epoch.figures['map_50']:.3f}, {epoch.seconds:.1f} s",
+        )
         if store is None:
             return
         store.append(
@@ -219,28 +223,6 @@ def _recorder(
         )
 
     return record
-
-
-@contextmanager
-def _progress(name: str, training: Trainer, console: Console) -> Iterator[Callable[[Epoch], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(name, total=training.steps, completed=training.step)
-
-        def step(done: int, steps: int, loss: float) -> None:
-            progress.update(task, completed=done, description=f"{name} loss {loss:.3f}")
-
-        def show(epoch: Epoch) -> None:
-            console.print(
-                f"{name}: epoch {epoch.epoch}, step {epoch.step}: loss {epoch.loss:.3f}, "
-                f"mAP {epoch.figures['map']:.3f}, mAP@50 {epoch.figures['map_50']:.3f}, {epoch.seconds:.1f} s",
-                markup=False,
-                soft_wrap=True,
-                highlight=False,
-            )
-
-        training.on_step = step
-        yield show
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ class _Gates(TorchDispatchMode):
     """Keeps every factor that a feature map is multiplied with, one number per sample and channel."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's dispatch modes have no annotations
         self.found: list[Tensor] = []
 
     def __torch_dispatch__(

@@ -30,8 +30,7 @@ class StageSetting(NamedTuple):
     repeats: int
 
 
-STEM_WIDTH = 32
-HEAD_WIDTH = 1280
+STEM_WIDTH, HEAD_WIDTH = 32, 1280
 STAGES = (
     StageSetting(1, 3, 1, 16, 1),
     StageSetting(6, 3, 2, 24, 2),
@@ -120,15 +119,11 @@ def conv_norm(
     recipe: Recipe, in_width: int, width: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, act: bool = True
 ) -> nn.Sequential:
     """Convolution without bias, BatchNorm and, unless ``act`` is false, the activation."""
-    conv: nn.Conv2d
-    if recipe.same_padding and stride > 1:
-        conv = SamePadConv2d(in_width, width, kernel, stride, groups=groups, bias=False)
-    else:
-        conv = nn.Conv2d(in_width, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(width, eps=recipe.norm_eps, momentum=recipe.norm_momentum)]
-    if act:
-        layers.append(recipe.activation())
-    return nn.Sequential(*layers)
+    pads_itself = recipe.same_padding and stride > 1
+    convolution, padding = (SamePadConv2d, 0) if pads_itself else (nn.Conv2d, kernel // 2)
+    conv = convolution(in_width, width, kernel, stride, padding=padding, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(width, eps=recipe.norm_eps, momentum=recipe.norm_momentum)
+    return nn.Sequential(conv, norm, recipe.activation()) if act else nn.Sequential(conv, norm)
 
 
 class SqueezeExcitation(nn.Module):
@@ -143,8 +138,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch width h w"]) -> Float[Tensor, "batch width h w"]:
         """``x`` times its gates."""
-        pooled = x.mean((2, 3), keepdim=True)
-        return x * self.gate(self.expand(self.activation(self.reduce(pooled))))
+        gates: Tensor = self.gate(self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return x * gates
 
 
 class StochasticDepth(nn.Module):
@@ -166,17 +161,14 @@ class StochasticDepth(nn.Module):
 class MBConv(nn.Module):
     """Inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-and-excitation, linear 1x1 projection.
 
-    The squeeze has a quarter of the block's *input* width, not of the expanded one. The shortcut is there where
-    width and size stay.
+    The squeeze has a quarter of the block's *input* width. The shortcut is there where width and size stay.
     """
 
     def __init__(self, recipe: Recipe, in_width: int, setting: StageSetting, drop_path: float) -> None:
         super().__init__()
         expansion, kernel, stride, width, _ = setting
         expanded = in_width * expansion
-        layers: list[nn.Module] = []
-        if expansion > 1:
-            layers.append(conv_norm(recipe, in_width, expanded))
+        layers: list[nn.Module] = [conv_norm(recipe, in_width, expanded)] if expansion > 1 else []
         layers.append(conv_norm(recipe, expanded, expanded, kernel, stride=stride, groups=expanded))
         if recipe.squeeze:
             layers.append(SqueezeExcitation(expanded, max(1, in_width // 4)))
@@ -187,7 +179,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in_width height width"]) -> Float[Tensor, "batch width h w"]:
         """The branch, plus its input where shapes allow."""
-        out = self.branch(x)
+        out: Tensor = self.branch(x)
         if self.residual:
             out = self.drop_path(out)
             out += x
@@ -230,9 +222,8 @@ class EfficientNet(nn.Module):
                 blocks.append(MBConv(recipe, in_width, setting, drop_path * position / total))
                 in_width, setting, position = setting.width, setting._replace(stride=1), position + 1
             stages.append(nn.Sequential(*blocks))
-        stages.append(conv_norm(recipe, in_width, head_width))
         # One container: called apart, the stages would keep the stem's large output alive until the last is done.
-        self.features = nn.Sequential(*stages)
+        self.features = nn.Sequential(*stages, conv_norm(recipe, in_width, head_width))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(head_width, num_classes)
@@ -240,12 +231,11 @@ class EfficientNet(nn.Module):
 
     def initialise(self) -> None:
         """He et al. 2015 over the fan-out (of one group); the head uniform within 1/sqrt(classes); biases zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
+            fan_out = math.prod(conv.kernel_size) * conv.out_channels // conv.groups
+            nn.init.normal_(conv.weight, std=math.sqrt(2.0 / fan_out))
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
         bound = 1.0 / math.sqrt(self.classifier.out_features)
         nn.init.uniform_(self.classifier.weight, -bound, bound)
         nn.init.zeros_(self.classifier.bias)
@@ -257,7 +247,8 @@ class EfficientNet(nn.Module):
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_channels}, height, width), "
                 "height and width at least 1"
             )
-        return self.classifier(self.dropout(torch.flatten(self.pool(self.features(x)), 1)))
+        logits: Tensor = self.classifier(self.dropout(torch.flatten(self.pool(self.features(x)), 1)))
+        return logits
 
 
 def check_arguments(

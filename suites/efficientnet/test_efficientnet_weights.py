@@ -81,7 +81,7 @@ def test_pretrained(session: Session, library: str) -> None:
     load_weights(ours, {**ours.state_dict(), **align(ours, theirs, images[:1]).to_subject(theirs.state_dict())})
     with torch.no_grad():
         got, expected = ours(images), theirs(images)
-    error = (got - expected).norm() / expected.norm()
-    assert error < BOUND, f"ours and {library}'s differ by {error:.1e}, expected at most {BOUND:.0e}"
+    off = (got - expected).norm() / expected.norm()
+    assert off < BOUND, f"ours and {library}'s differ by {off:.1e}, expected at most {BOUND:.0e}"
     for row, shown in zip(got.topk(5).indices.tolist(), (PALACE, DAISY), strict=True):
         assert shown in row

@@ -34,8 +34,8 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
     classes = torch.arange(size, device=device) % 10
     targets = (classes, torch.randn(size, 4, device=device), torch.randn(size, 128, device=device))
     with seeded(0):
-        models = {n: multitask_resnet50().to(device) for n in ("fixed weights", "PCGrad")}
-        models["one task"] = resnet50(num_classes=10).to(device)
+        fixed, conflicting = (multitask_resnet50().to(device) for _ in range(2))
+        one_task = resnet50(num_classes=10).to(device)
     losses = {
         "fixed weights": lambda model: multitask_loss(model(images), targets),
         "one task": lambda model: cross_entropy(model(images), classes),
@@ -44,8 +44,8 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
     def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
-    steps: dict[str, Any] = {n: TimedStep(models[n], sgd(models[n]), losses[n]) for n in ("fixed weights",)}
-    conflicting, optimizer = models["PCGrad"].train(), sgd(models["PCGrad"])
+    steps: dict[str, Any] = {"fixed weights": TimedStep(fixed, sgd(fixed), losses["fixed weights"])}
+    optimizer = sgd(conflicting.train())
 
     def project() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -54,7 +54,7 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
         optimizer.step()
 
     steps["PCGrad"] = project
-    steps["one task"] = TimedStep(models["one task"], sgd(models["one task"]), losses["one task"])
+    steps["one task"] = TimedStep(one_task, sgd(one_task), losses["one task"])
     try:
         found = compare(
             benchmark,

@@ -30,7 +30,8 @@ class BasicBlock(nn.Module):
         out = self.relu(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
         out += self.shortcut(x)
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 class Bottleneck(nn.Module):
@@ -55,7 +56,8 @@ class Bottleneck(nn.Module):
         out = self.relu(self.norm2(self.conv2(out)))
         out = self.norm3(self.conv3(out))
         out += self.shortcut(x)
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 def projection(in_width: int, out_width: int, stride: int) -> nn.Module:
@@ -119,7 +121,8 @@ class ResNet(nn.Module):
         x = self.stem(x)
         for stage in self.stages:  # one by one, so that the stem's output is freed as soon as it is used
             x = stage(x)
-        return self.head(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.head(torch.flatten(self.pool(x), 1))
+        return logits
 
 
 def resnet18(num_classes: int = 1000, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -33,6 +31,7 @@ from harness.records.run_store import RunStore, new_run_id
 from harness.records.schema import MeasurementRecord
 from reference.weights.checkpoint_files import load_weights, read_weights
 from reference.weights.pretrained import WeightsUnavailableError, load_lite0
+from suites.training.progress import print_epoch, progress_bar
 from suites.transfer.architectures import FAMILY
 from suites.transfer.data import Data, DataError, load
 from suites.transfer.recipe import FineTuning, replace_head
@@ -223,36 +222,19 @@ def _train(name: str, data: Data, store: RunStore, given: argparse.Namespace, co
         fit.resume(earlier)
         for epoch in fit.history:
             record(epoch)
-    with _progress(label, fit, console) as show:
 
-        def close(epoch: Epoch) -> None:
-            record(epoch)
-            show(epoch)
+    def close(epoch: Epoch) -> None:
+        record(epoch)
+        print_epoch(
+            console,
+            f"{label}: epoch {epoch.epoch}, step {epoch.step}, phase {epoch.phase}: loss {epoch.loss:.3f}, "
+            f"accuracy {epoch.accuracy:.1%}, {epoch.seconds:.1f} s",
+        )
 
-        fit.on_epoch = close
+    fit.on_epoch = close
+    with progress_bar(label, console, done=fit.step, steps=fit.steps) as on_step:
+        fit.on_step = on_step
         return fit.run()
-
-
-@contextmanager
-def _progress(label: str, fit: Trainer, console: Console) -> Iterator[Callable[[Epoch], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=fit.steps)
-
-        def step(done: int, steps: int, loss: float) -> None:
-            progress.update(task, completed=done, description=f"{label} loss {loss:.3f}")
-
-        def show(epoch: Epoch) -> None:
-            console.print(
-                f"{label}: epoch {epoch.epoch}, step {epoch.step}, phase {epoch.phase}: loss {epoch.loss:.3f}, "
-                f"accuracy {epoch.accuracy:.1%}, {epoch.seconds:.1f} s",
-                markup=False,
-                soft_wrap=True,
-                highlight=False,
-            )
-
-        fit.on_step = step
-        yield show
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from suites.transfer.layer_groups import find_module
 from suites.transfer.recipe import FineTuning
 
-Example = tuple[Tensor, int]
+Examples = Dataset[tuple[Tensor, int]] | Dataset[tuple[Tensor, ...]]
+"""An image and its class each."""
 LOOKS = 16
 """How often one image is fetched to see whether it is drawn anew: a flip with probability 1/2 stays unseen in one of
 2 ** 15 cases; a rarer one is found by the name of its transform."""
 RANDOM = ("Random", "ColorJitter", "AutoAugment", "RandAugment", "TrivialAugment", "AugMix", "MixUp", "CutMix")
 
 
-def cache_features(tuning: FineTuning, dataset: Dataset[Example], *, batch_size: int = 64) -> TensorDataset:
+def cache_features(tuning: FineTuning, dataset: Examples, *, batch_size: int = 64) -> TensorDataset:
     """What enters the head for every image of ``dataset``, with its labels: (images, width) and (images,).
 
     Train ``tuning.model``'s head on it: an epoch then costs what the head costs. Raises ValueError where a cache would

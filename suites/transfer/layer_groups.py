@@ -10,14 +10,14 @@ from torch import nn
 
 WITH_THE_LAYER_BEFORE = 99999
 """What timm's group matchers end an entry with that joins the layer before it."""
-UNMATCHED = (float("inf"),)
+UNMATCHED: tuple[float, ...] = (float("inf"),)
 FEW = 4
 """A network with fewer layers than this is split further."""
 
 
 def find_module(model: nn.Module, head: str) -> nn.Module:
     """The part called ``head``. Raises ValueError that lists the linear layers where there is none with parameters."""
-    found = dict(model.named_modules(remove_duplicate=False)).get(head) if head else None
+    found: nn.Module | None = dict(model.named_modules(remove_duplicate=False)).get(head) if head else None
     if found is None:
         raise ValueError(f"{type(model).__name__} has no part called {head!r}. {candidates(model)}")
     if not any(True for _ in found.parameters()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     A bound is missed where the whole 95 % interval lies above it.
     """
     import torch
+    from torch import Tensor, nn
     from torch.nn.functional import cross_entropy
     from torch.utils.data import TensorDataset
 
@@ -37,6 +39,10 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     images = random_batch(size, side, session.device).images
     labels = torch.arange(size, device=session.device) % 10
     steps = {}
+
+    def of_features(features: Tensor, head: nn.Module) -> Tensor:
+        return cross_entropy(head(features), labels)
+
     for name in ("feature_extraction", "two_learning_rates", "full_fine_tuning"):
         with seeded(0):
             tuning = getattr(recipes, name)(resnet50(num_classes=10).to(session.device), "head", lr=1e-5)
@@ -44,7 +50,7 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
         if name == "feature_extraction":
             kept, _ = cache_features(tuning, TensorDataset(images.cpu(), labels.cpu())).tensors
             steps["feature_extraction, cached"] = TimedStep(
-                tuning.model.head, tuning.optimizer, lambda head, kept=kept: cross_entropy(head(kept), labels)
+                tuning.model.head, tuning.optimizer, partial(of_features, kept)
             )
     try:
         found = compare(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from suites.training.checkpoint import Checkpoint, CheckpointError, load, save
+from suites.training.interruption import Interruption
 from suites.transfer.data import Data, DataError, check_labels
 from suites.transfer.feature_cache import cache_features
 from suites.transfer.layer_groups import find_module
@@ -60,10 +58,9 @@ class Trainer:
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
     history: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
-    _step: int = 0
+    step: int = 0
     _losses: list[float] = field(default_factory=list)
     _times: list[float] = field(default_factory=list)
-    _stop: bool = False
 
     def __post_init__(self) -> None:
         self._train: Dataset[Any] = self.data.train
@@ -84,30 +81,30 @@ class Trainer:
             )
 
     def run(self) -> bool:
-        """Train to the end, or to an interruption (SIGINT), which is saved: False then, and `resume` goes on there."""
+        """Train to the end; False where a signal ended it before, after saving: `resume` goes on there."""
         if self.cached:
             start = time.perf_counter()
             self._train = cache_features(self.tuning, self.data.train)
             self._validation = cache_features(self.tuning, self.data.validation)
             self._forward = find_module(self.tuning.model, self.tuning.head)
             self.seconds += time.perf_counter() - start
-        with _interruptible(self):
-            while self._step < self.steps and not self._worn_out():
+        with Interruption() as interruption:
+            while self.step < self.steps and not self._worn_out():
                 for images, labels in self._batches():
                     self._one(images, labels)
-                    if self._stop:
+                    if interruption.requested:
                         break
-                if self._step % self.per_epoch == 0:
+                if self.step % self.per_epoch == 0:
                     self._close_epoch()
                 else:
                     self.save()
-                if self._stop:
-                    return self._step == self.steps
+                if interruption.requested:
+                    return False
         return True
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of the present epoch, in an order that depends on the seed and the epoch only."""
-        epoch, done = divmod(self._step, self.per_epoch)
+        epoch, done = divmod(self.step, self.per_epoch)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         count = len(self._train)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=generator).tolist()
@@ -118,7 +115,7 @@ class Trainer:
     def _one(self, images: Tensor, labels: Tensor) -> None:
         start = time.perf_counter()
         last = len(self.tuning.phases) - 1
-        wanted = min(last, 2 * self._step * last // self.steps)
+        wanted = min(last, 2 * self.step * last // self.steps)
         while self.tuning.phase < wanted:
             self.tuning.advance()
         self.tuning.model.train()
@@ -134,8 +131,8 @@ class Trainer:
         self._losses.append(float(loss.detach()))
         self._times.append(time.perf_counter() - start)
         self.seconds += self._times[-1]
-        self._step += 1
-        self.on_step(self._step, self.steps, self._losses[-1])
+        self.step += 1
+        self.on_step(self.step, self.steps, self._losses[-1])
 
     def _close_epoch(self) -> None:
         accuracy = self.accuracy()
@@ -143,7 +140,7 @@ class Trainer:
         self.history.append(
             Epoch(
                 epoch=len(self.history) + 1,
-                step=self._step,
+                step=self.step,
                 phase=self.tuning.phase,
                 seconds=self.seconds,
                 step_seconds=sorted(self._times)[len(self._times) // 2],
@@ -187,7 +184,7 @@ class Trainer:
     def save(self, name: str = LAST) -> Path:
         """Write the whole state to ``name`` in the folder."""
         progress = {
-            "step": self._step,
+            "step": self.step,
             "seconds": self.seconds,
             "losses": self._losses,
             "times": self._times,
@@ -221,32 +218,9 @@ class Trainer:
         self.tuning.model.load_state_dict(dict(checkpoint.model))
         self.tuning.load_state_dict(checkpoint.tuning)
         torch.set_rng_state(checkpoint.generator)
-        self._step, self.seconds = checkpoint.facts["step"], checkpoint.facts["seconds"]
+        self.step, self.seconds = checkpoint.facts["step"], checkpoint.facts["seconds"]
         self._losses, self._times = list(checkpoint.facts["losses"]), list(checkpoint.facts["times"])
         self.history = [Epoch(**e) for e in checkpoint.facts["history"]]
-
-    def interrupt(self) -> None:
-        """Stop after the step that is under way."""
-        self._stop = True
-
-
-@contextmanager
-def _interruptible(fit: Trainer) -> Iterator[None]:
-    """SIGINT ends the training after the present step; a second one ends it at once."""
-
-    def answer(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        fit.interrupt()
-
-    try:
-        before = signal.signal(signal.SIGINT, answer)
-    except ValueError:  # not the main thread: whoever runs it there answers for signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @torch.no_grad()

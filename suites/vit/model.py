@@ -42,7 +42,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """Every token attends to every token."""
         mixed = F.scaled_dot_product_attention(*self.split(x))
-        return self.project(mixed.transpose(1, 2).reshape(x.shape))
+        projected: Tensor = self.project(mixed.transpose(1, 2).reshape(x.shape))
+        return projected
 
 
 class EncoderLayer(nn.Module):
@@ -64,8 +65,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """Two residual branches."""
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.mlp(self.norm2(x))
+        mixed = x + self.dropout(self.attention(self.norm1(x)))
+        out: Tensor = mixed + self.mlp(self.norm2(mixed))
+        return out
 
 
 class VisionTransformer(nn.Module):
@@ -130,14 +132,16 @@ class VisionTransformer(nn.Module):
         """The class token, then the patches row by row, each with its position added."""
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.class_token.expand(len(images), -1, -1), patches), dim=1)
-        return self.dropout(tokens + self.position_embedding)
+        embedded: Tensor = self.dropout(tokens + self.position_embedding)
+        return embedded
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of a batch of images. Raises ValueError for images of another size or channel count."""
         expected = (self.in_channels, self.image_size, self.image_size)
         if x.dim() != 4 or x.shape[1:] != expected:
             raise ValueError(f"input of shape {tuple(x.shape)}: expected (batch, {', '.join(map(str, expected))})")
-        return self.head(self.norm(self.layers(self.embed(x)))[:, 0])
+        logits: Tensor = self.head(self.norm(self.layers(self.embed(x)))[:, 0])
+        return logits
 
 
 def resize_position_embedding(state: Mapping[str, Tensor], image_size: int, patch_size: int) -> dict[str, Tensor]:

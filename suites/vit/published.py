@@ -58,7 +58,8 @@ class Listing(nn.Module):
         """(batch, 3, image_size, image_size) -> (batch, num_classes)."""
         tokens = self.patches(x).flatten(2).mT
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1) + self.pos_embed
-        return self.fc(self.norm(self.transformer(tokens)[:, 0]))
+        logits: Tensor = self.fc(self.norm(self.transformer(tokens)[:, 0]))
+        return logits
 
 
 def vit_b_16(num_classes: int = 1000, image_size: int = 224) -> Listing:

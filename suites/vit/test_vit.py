@@ -37,7 +37,11 @@ EPS: dict[str, Any] = {"norm_eps": 1e-5}
 @pytest.mark.parametrize(
     "deviation",
     [
-        pytest.param(deviation, id=name, marks=pytest.mark.xfail(strict=True, reason=f"published listing: {why}"))
+        pytest.param(
+            deviation,
+            id=name,
+            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"published listing: {why}"),
+        )
         for name, deviation, why in (
             ("norm_order", POST_NORM, "post-norm: the norm follows the residual sum; ViT normalises a branch's input"),
             ("activation", RELU, "ReLU in the perceptron; ViT has GELU"),
@@ -50,9 +54,8 @@ def test_published_deviation(deviation: dict[str, Any]) -> None:
     """Each deviation alone is enough to be rejected, on a small instance of the listing."""
     from functools import partial
 
-    from harness.checks.parity.eval_mode.eval_mode import check_parity_eval
-
     from harness.bench.bench import Bench
+    from harness.checks.parity.eval_mode import check_parity_eval
     from harness.subjects.subject import Subject
     from suites.vit import published
 

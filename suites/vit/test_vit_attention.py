@@ -46,6 +46,7 @@ def test_attention_of_a_photograph(session: Session) -> None:
 
     from harness.bench.sample_images import photographs
     from suites.vit.attention_maps import class_attention, position_similarity
+    from suites.vit.model import EncoderLayer
 
     images = photographs(224)
     if images is None:
@@ -55,6 +56,7 @@ def test_attention_of_a_photograph(session: Session) -> None:
     assert maps.shape == (12, 1, 14, 14)
     assert bool((maps > 0).all())
     first = model.layers[0]
+    assert isinstance(first, EncoderLayer)
     rows = first.attention.weights(first.norm1(model.embed(images[:1].float()))).sum(dim=-1)
     torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-5)
     given = maps.sum(dim=(-2, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,8 +46,8 @@ def test_pretrained(session: Session, library: str) -> None:
 
     ours = vit_b_16().double().eval()
     build, fetch = {
-        "torchvision": (torchvision_vit.build, lambda: pretrained.torchvision_imagenet("vit_b_16")),
-        "timm": (timm_vit.build, lambda: pretrained.timm_imagenet("vit_base_patch16_224")),
+        "torchvision": (torchvision_vit.build, partial(pretrained.torchvision_imagenet, "vit_b_16")),
+        "timm": (timm_vit.build, partial(pretrained.timm_imagenet, "vit_base_patch16_224")),
     }[library]
     try:
         weights = fetch()
@@ -58,7 +59,7 @@ def test_pretrained(session: Session, library: str) -> None:
     load_weights(ours, {**ours.state_dict(), **align(ours, theirs, images[:1]).to_subject(theirs.state_dict())})
     with torch.no_grad():
         got, expected = ours(images), theirs(images)
-    error = (got - expected).norm() / expected.norm()
-    assert error < BOUND, f"ours and {library}'s differ by {error:.1e}, expected at most {BOUND:.0e}"
+    off = (got - expected).norm() / expected.norm()
+    assert off < BOUND, f"ours and {library}'s differ by {off:.1e}, expected at most {BOUND:.0e}"
     for row, shown in zip(got.topk(5).indices.tolist(), (PALACE, DAISY), strict=True):
         assert shown in row

@@ -17,7 +17,7 @@ def parameters(module: str, name: str) -> int | None:
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = getattr(importlib.import_module(module), name)(num_classes=1000)
+            model: torch.nn.Module = getattr(importlib.import_module(module), name)(num_classes=1000)
     except Exception:  # a schedule that is computed with `.item()`, most often
         return None
     return sum(p.numel() for p in model.parameters())

@@ -119,7 +119,7 @@ def _enough(model: nn.Module) -> int:
     """Images whose C5, after resizing, has 32 cells together: a variance of fewer is off by so much that fifty layers
     make scores of hundreds of it."""
     transform: Any = model.get_submodule("net.transform")
-    scale = min(min(transform.min_size) / min(SIDES), transform.max_size / max(SIDES))
+    scale: float = min(min(transform.min_size) / min(SIDES), transform.max_size / max(SIDES))
     cells = math.prod(side * scale / 32 for side in SIDES)
     return max(2, math.ceil(32 / cells))
 
@@ -150,10 +150,10 @@ def _filled(bench: Bench, reference: Dense) -> dict[str, Tensor]:
 
 def _built(bench: Bench, min_size: int, max_size: int, divisible: int) -> tuple[Dense, Dense]:
     subject, widths = build(bench, min_size=min_size, max_size=max_size, divisible=0 if divisible == 32 else divisible)
-    sizes = {"min_size": min_size, "max_size": max_size, "size_divisible": divisible}
+    sizes: dict[str, Any] = {"min_size": min_size, "max_size": max_size, "size_divisible": divisible}
     trunk = bench.architecture.facts.get("trunk")
     if trunk is not None:
-        reference = assembled(str(trunk), CLASSES, **sizes, **widths)
+        reference = assembled(str(trunk), CLASSES, **{**sizes, **widths})
     else:
         settings = library_settings(bench)
         reference = torchvision_builder(bench.architecture.name, CLASSES, **sizes, **settings)

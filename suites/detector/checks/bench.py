@@ -15,7 +15,7 @@ from harness.process.global_state import generators
 
 CLASSES = 5
 """Background included."""
-SMALL = {"width": 16, "hidden": 32}
+SMALL: dict[str, Any] = {"width": 16, "hidden": 32}
 Detections = list[dict[str, Tensor]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from suites.detector.checks.bench import CLASSES, SMALL, detect, images, losses,
 TRAINABLE = ("trainable", "trainable_backbone_layers", "trainable_layers")
 
 
-def _with(bench: Bench, **keywords: object) -> nn.Module | None:
+def _with(bench: Bench, **keywords: Any) -> nn.Module | None:
     """A small float64 detector, or None where the factory has no such keywords, or takes other values for them."""
-    size = {"min_size": 64, "max_size": 128}
+    size: dict[str, Any] = {"min_size": 64, "max_size": 128}
     for extra in (SMALL, {}):
         try:
             return bench.build(CLASSES, **size, **extra, **keywords).double()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,8 @@ def check_parity_scores(bench: Bench) -> None:
     """Where scores lie on both sides of 0.05, and fewer than 100 are above it, those below are no detections."""
     made = _small(bench)
     bias = made.reference.get_parameter("net.roi_heads.box_predictor.cls_score.bias")
-    given, heads = images(bench, SIZE), made.reference.get_submodule("net.roi_heads")
+    heads: Any = made.reference.get_submodule("net.roi_heads")
+    given = images(bench, SIZE)
     for background in (2.8, 3.0, 3.2, 3.5, 4.0):  # e^2.8 = 16: four classes with 0.05 each
         bias[0] = background
         above = len(detect(bench, made.reference.net, given)[0]["boxes"])
@@ -227,11 +229,11 @@ def check_parity_detector_gradients(bench: Bench) -> None:
         ours = made.alignment.to_reference(_gradients(made.subject, got[name]))
         theirs = _gradients(made.reference, expected[name])
         floor = 1e-6 * max(float(g.norm()) for g in theirs.values())  # what cancels is rounding only
-        for parameter, there in reversed(theirs.items()):  # nearest to the output first
-            off = float((ours[parameter] - there).norm() / there.norm().clamp_min(floor))
+        for weight, there in reversed(theirs.items()):  # nearest to the output first
+            off = float((ours[weight] - there).norm() / there.norm().clamp_min(floor))
             assert off <= 1e-6, (
-                f"{bench.who}: the gradient of {name} for {made.own_name(parameter)} differs from torchvision's by "
-                f"{off:.2g} (norm {float(ours[parameter].norm()):.3g}, expected {float(there.norm()):.3g})"
+                f"{bench.who}: the gradient of {name} for {made.own_name(weight)} differs from torchvision's by "
+                f"{off:.2g} (norm {float(ours[weight].norm()):.3g}, expected {float(there.norm()):.3g})"
             )
 
 

@@ -57,15 +57,15 @@ def _check_one(bench: Bench, model: nn.Module, drawn: Drawn, keys: set[str]) -> 
         ("image", given_images, before[0]),
         ("target's boxes", [t["boxes"] for t in targets], before[1]),
     ):
-        for number, (one, other) in enumerate(zip(now, then, strict=True)):
-            assert torch.equal(one, other), f"{bench.who}: {what} {number} was changed in place"
+        for number, (one, another) in enumerate(zip(now, then, strict=True)):
+            assert torch.equal(one, another), f"{bench.who}: {what} {number} was changed in place"
     for number, (image, own) in enumerate(zip(given_images, lists[0], strict=True)):
         assert image is own, f"{bench.who}: the caller's list has another tensor in the place of image {number}"
-    for number, (now, then) in enumerate(zip(targets, lists[1], strict=True)):
-        other = [k for k in {**now, **then} if now.get(k) is not then.get(k)]
-        assert not other, (
-            f"{bench.who}: the caller's target {number} has another {', '.join(other)} after the call; a second epoch "
-            "would train on that"
+    for number, (held, passed) in enumerate(zip(targets, lists[1], strict=True)):
+        changed = [k for k in {**held, **passed} if held.get(k) is not passed.get(k)]
+        assert not changed, (
+            f"{bench.who}: the caller's target {number} has another {', '.join(changed)} after the call; a second "
+            "epoch would train on that"
         )
 
 

@@ -82,7 +82,7 @@ class Augmented(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, target = self.images[index]
-        boxes: Any = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.shape[-2:])  # type: ignore[call-arg]
+        boxes: Any = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.shape[-2:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(self.seed, self.epoch, index))
             flipped, turned = self.transform(tv_tensors.Image(image), boxes)

@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         """C3, C4 and C5 at strides 8, 16 and 32."""
         features = self.stages[0](self.stem(images))
         found = []
-        for stage in self.stages[1:]:  # type: ignore[attr-defined]
+        for stage in self.stages[1:]:
             features = stage(features)
             found.append(features)
         return found

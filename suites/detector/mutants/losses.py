@@ -37,7 +37,7 @@ class Exclusive(Matcher):
         return torch.where(kept, IGNORED if self.background < self.foreground else BACKGROUND, matches)
 
 
-def exact_matches(pair: Pair) -> float:
+def _exact_matches(pair: Pair) -> float:
     """Of what becomes of anchors that overlap a box by exactly a threshold."""
     overlaps = torch.tensor([[0.9, 0.7, 0.5, 0.3, 0.1]], dtype=torch.float64)
     ours, theirs = (m.rpn.matcher(overlaps) for m in evidence.pair_of(pair))  # type: ignore[union-attr,operator]
@@ -49,7 +49,7 @@ def exact_matches(pair: Pair) -> float:
     "An overlap of exactly the threshold is not matched",
     check="parity_thresholds",
     category="training",
-    evidence=exact_matches,
+    evidence=_exact_matches,
 )
 def exclusive_threshold(model: Any) -> nn.Module:
     model.rpn.matcher = Exclusive(foreground=0.7, background=0.3, force=True)
@@ -71,7 +71,7 @@ class InclusiveBackground(Matcher):
     "An overlap of exactly the lower threshold is background",
     check="parity_thresholds",
     category="training",
-    evidence=exact_matches,
+    evidence=_exact_matches,
 )
 def inclusive_background(model: Any) -> nn.Module:
     model.rpn.matcher = InclusiveBackground(foreground=0.7, background=0.3, force=True)
@@ -253,7 +253,7 @@ class Scaling(Detector):
         return found
 
 
-def refuses_one_box(pair: Pair) -> float:
+def _refuses_one_box(pair: Pair) -> float:
     """One where the faulty detector can't train on an image with one box."""
     _, faulty = evidence.pair_of(pair)
     try:
@@ -263,7 +263,7 @@ def refuses_one_box(pair: Pair) -> float:
     return 0.0
 
 
-def moves_targets(pair: Pair) -> float:
+def _moves_targets(pair: Pair) -> float:
     """Of the boxes that were given, after a step on images that are resized."""
     _, faulty = evidence.pair_of(pair)
     boxes = torch.tensor(evidence.BOXES, dtype=torch.float64)
@@ -277,7 +277,7 @@ def moves_targets(pair: Pair) -> float:
     "An image with a single box can't be trained on",
     check="detector_shapes",
     category="size",
-    evidence=refuses_one_box,
+    evidence=_refuses_one_box,
 )
 def single_box_squeezed(model: Any) -> nn.Module:
     return become(model, Squeezing)
@@ -288,7 +288,7 @@ def single_box_squeezed(model: Any) -> nn.Module:
     "Annotated boxes are scaled in place, so that a second epoch sees others",
     check="detector_shapes",
     category="state",
-    evidence=moves_targets,
+    evidence=_moves_targets,
 )
 def targets_scaled_in_place(model: Any) -> nn.Module:
     return become(model, Scaling)
@@ -301,7 +301,7 @@ class Unheld(Backbone):
         return []
 
 
-def drift(pair: Pair) -> float:
+def _drift(pair: Pair) -> float:
     """Of any buffer of frozen stages after a step in train mode."""
     changes = []
     for build in (pair.correct, pair.faulty):
@@ -317,14 +317,14 @@ def drift(pair: Pair) -> float:
     "Running statistics of frozen stages follow the new data",
     check="frozen_stages",
     category="training",
-    evidence=drift,
+    evidence=_drift,
 )
 def frozen_statistics_drift(model: Any) -> nn.Module:
     become(model.backbone, Unheld)
     return model
 
 
-def frozen_detections(pair: Pair) -> float:
+def _frozen_detections(pair: Pair) -> float:
     """Of the frozen norms' eps."""
     found = [
         next(m for m in build(evidence.CLASSES, norm="frozen").modules() if isinstance(m, FrozenBatchNorm2d)).eps
@@ -337,7 +337,7 @@ def frozen_detections(pair: Pair) -> float:
     DETECTOR,
     "Frozen BatchNorm has no eps",
     check="frozen_norm",
-    evidence=frozen_detections,
+    evidence=_frozen_detections,
 )
 def frozen_norm_without_eps(model: Any) -> nn.Module:
     for module in model.modules():

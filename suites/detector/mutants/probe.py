@@ -76,6 +76,7 @@ def detections(side: int = 64, divisible: int = 32, given: Callable[[], Sequence
 
 
 def losses_of(model: Any, boxes: list[list[float]]) -> dict[str, Tensor]:
+    """In train mode, by name, on two images that have ``boxes`` each, with the same draws every time."""
     torch.manual_seed(0)
     target = {
         "boxes": torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),

@@ -26,7 +26,7 @@ Targets = Sequence[dict[str, Tensor]]
 PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
 
 
-def not_padded(pair: Pair) -> float:
+def _not_padded(pair: Pair) -> float:
     """Of detections on an image of 58 x 117 as it is; one where it is refused."""
     try:
         return detections(117, 1, lambda: images(58, 117))(pair)
@@ -34,7 +34,7 @@ def not_padded(pair: Pair) -> float:
         return 1.0
 
 
-def large_boxes(pair: Pair) -> float:
+def _large_boxes(pair: Pair) -> float:
     """Of what is read for boxes of 100, 300 and 480 px."""
     boxes = torch.tensor([[4.0, 6.0, 4.0 + side, 6.0 + side] for side in (100, 300, 480)], dtype=torch.float64)
     generator = torch.Generator().manual_seed(4)
@@ -55,7 +55,7 @@ class DoubledPyramid(FeaturePyramid):
     "Each level is doubled, whatever the next one's size: odd sizes don't add up",
     check="parity_odd_sizes",
     category="size",
-    evidence=not_padded,
+    evidence=_not_padded,
 )
 def scale_factor_two(model: Any) -> nn.Module:
     become(model.fpn, DoubledPyramid)
@@ -82,7 +82,7 @@ class ImageStrides(AnchorGenerator):
     "Strides are the image's size over the level's, which is the level's own only for some sizes",
     check="parity_odd_sizes",
     category="size",
-    evidence=not_padded,
+    evidence=_not_padded,
 )
 def strides_from_the_image(model: Any) -> nn.Module:
     become(model.rpn.anchors, ImageStrides)
@@ -144,7 +144,7 @@ def one_sample_per_cell(model: Any) -> nn.Module:
     "Proposals are read from one level too coarse",
     check="parity_large_boxes",
     category="size",
-    evidence=large_boxes,
+    evidence=_large_boxes,
 )
 def coarser_level(model: Any) -> nn.Module:
     return _pooling(model, shift=1)
@@ -162,7 +162,7 @@ class AlwaysFinest(Pooling):
     "All proposals are read from P3, however large",
     check="parity_large_boxes",
     category="size",
-    evidence=large_boxes,
+    evidence=_large_boxes,
 )
 def finest_level_only(model: Any) -> nn.Module:
     become(model.roi_heads, AlwaysFinest)
@@ -180,7 +180,7 @@ class Uncut(BoxCoder):
         return torch.where(wide, torch.cat([middle - 1e4, middle + 1e4], dim=-1), cut)
 
 
-def with_large_offsets(pair: Pair) -> float:
+def _with_large_offsets(pair: Pair) -> float:
     """Of the boxes decoded from an offset of ten."""
     anchors = torch.tensor([[10.0, 10.0, 20.0, 20.0]], dtype=torch.float64)
     offsets = torch.tensor([[0.0, 0.0, 50.0, 1.0]], dtype=torch.float64)
@@ -192,7 +192,7 @@ def with_large_offsets(pair: Pair) -> float:
     DETECTOR,
     "The logarithm of a box's width is not cut",
     check="parity_large_offsets",
-    evidence=with_large_offsets,
+    evidence=_with_large_offsets,
 )
 def offsets_not_cut(model: Any) -> nn.Module:
     model.roi_heads.coder = Uncut((10.0, 10.0, 5.0, 5.0))
@@ -222,7 +222,7 @@ class HalfCoder(BoxCoder):
         return super().decode(offsets, anchors).to(offsets.dtype).to(anchors.dtype)
 
 
-def half_boxes(pair: Pair) -> float:
+def _half_boxes(pair: Pair) -> float:
     """Of boxes decoded from bfloat16 offsets."""
     anchors = torch.tensor([[1000.0, 10.0, 1021.0, 37.0]])
     offsets = torch.tensor([[0.3, 0.1, 0.2, 0.1]]).bfloat16()
@@ -235,7 +235,7 @@ def half_boxes(pair: Pair) -> float:
     "Boxes are decoded in half precision",
     check="half_precision_boxes",
     category="precision",
-    evidence=half_boxes,
+    evidence=_half_boxes,
 )
 def decoded_in_half_precision(model: Any) -> nn.Module:
     model.roi_heads.coder = HalfCoder((10.0, 10.0, 5.0, 5.0))

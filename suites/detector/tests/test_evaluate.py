@@ -16,6 +16,7 @@ from suites.detector.coco_metrics import FIGURES, average_precision, detections
 from suites.detector.data.dataset import DetectionImages, read
 from suites.detector.synthetic import write
 from suites.detector.tests.test_train import training
+from suites.detector.visualize import picture
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,8 @@ def test_the_pictures_show_annotated_and_found_boxes(folder: Path) -> None:
     model = Knowing(images)
     model.at = index
     pair = detections(model, images, [index], device=torch.device("cpu"))[0]
-    colours = evaluate.picture(images, index, pair).getcolors(64 * 64)
+    colours = picture(images, index, pair).getcolors(64 * 64)
+    assert colours is not None
     assert (255, 165, 0) in {colour for _, colour in colours}
 
 

@@ -105,7 +105,8 @@ def _arguments(problem: Problem) -> tuple[list[Tensor], list[nn.Parameter], list
 def _lists(given: tuple[list[Tensor], list[nn.Parameter], list[list[nn.Parameter]]]) -> list[list[int]]:
     """Which tensors each of the lists holds."""
     losses, shared, heads = given
-    return [[id(t) for t in one] for one in (losses, shared, *heads)]
+    lists: list[Sequence[Tensor]] = [losses, shared, *heads]
+    return [[id(t) for t in one] for one in lists]
 
 
 def _run(bench: Bench, problem: Problem) -> None:

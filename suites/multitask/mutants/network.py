@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, changes
-from harness.mutants.variant import become, instead, mutant
+from harness.mutants.probe import Pair
+from harness.mutants.variant import become, mutant
 from suites.multitask.model import MultiTask, Outputs
-from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
+from suites.multitask.mutants.base_models import NETWORK
 from suites.multitask.mutants.probe import gradients, outputs, sizes
 
 
@@ -287,18 +287,6 @@ def _of_zeros(pair: Pair) -> float:
 )
 def embedding_without_guard(model: Any) -> nn.Module:
     return become(model, Unguarded)
-
-
-@instead(
-    NETWORK,
-    "Building the network sets the precision of float32 products for the whole process",
-    check="instances",
-    category="state",
-    evidence=changes(torch.get_float32_matmul_precision),
-)
-def building_lowers_precision(num_classes: int = 10) -> nn.Module:
-    torch.set_float32_matmul_precision("medium")
-    return multitask_resnet12(num_classes)
 
 
 class Clearing(Altered):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, difference, statistics
+from harness.mutants.probe import Pair, changes, difference, statistics
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
@@ -34,6 +34,18 @@ def _after_building(pair: Pair) -> float:
 )
 def factory_seeds_torch(num_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
+    return multitask_resnet12(num_classes)
+
+
+@instead(
+    NETWORK,
+    "Building the network sets the precision of float32 products for the whole process",
+    check="instances",
+    category="state",
+    evidence=changes(torch.get_float32_matmul_precision),
+)
+def building_lowers_precision(num_classes: int = 10) -> nn.Module:
+    torch.set_float32_matmul_precision("medium")
     return multitask_resnet12(num_classes)
 
 

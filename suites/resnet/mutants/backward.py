@@ -194,6 +194,7 @@ def norms_frozen(model: Any) -> nn.Module:
 
 
 def stem_gradient(pair: Pair, *, layout: torch.memory_format, autocast: bool) -> float:
+    """One where the first parameter of the faulty network gets no gradient, for images laid out so; else zero."""
     faulty = pair.filled()[1].float().train()
     images = pair.images().float().contiguous(memory_format=layout)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

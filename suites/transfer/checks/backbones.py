@@ -104,7 +104,8 @@ class DeepNet(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = x + block(x)
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 class OwnNorm(nn.BatchNorm2d):

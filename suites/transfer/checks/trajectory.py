@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 
 from harness.bench.bench import Bench
 from suites.transfer.checks.applied_recipe import Plan, loud_step, some, train_step, uncounted
-from suites.transfer.checks.backbones import CONVNET, HEADED, PLAIN, TORCHVISION_VIT
+from suites.transfer.checks.backbones import CONVNET, HEADED, PLAIN, TORCHVISION_VIT, Backbone
 from suites.transfer.checks.reference_loop import hold, twin_optimizer
 from suites.transfer.checks.scheduler import by_steps
 
@@ -98,7 +99,8 @@ def check_resume(bench: Bench) -> None:
     optimizer and the scheduler); the other process starts from other weights. Once with a schedule and once without.
     What enters the next phase and has a ``state_dict`` of its own keeps the phase there; else the caller enters it.
     """
-    for backbone, keywords in ((CONVNET, {"scheduler": by_steps}), (TORCHVISION_VIT, {})):
+    cases: list[tuple[Backbone, dict[str, Any]]] = [(CONVNET, {"scheduler": by_steps}), (TORCHVISION_VIT, {})]
+    for backbone, keywords in cases:
         whole = Plan(bench, backbone, **keywords)
         steps = [(phase, step) for phase in _train_all(whole) for step in range(RESUMED)]
         stop = min(RESUMED, len(steps) - RESUMED) + 1
@@ -130,7 +132,7 @@ def _train(plan: Plan, step: int) -> None:
 
 def _train_all(plan: Plan) -> list[int]:
     """Train through all phases; their numbers."""
-    numbers = []
+    numbers: list[int] = []
     for phase in plan.phases():
         for step in range(RESUMED):
             _train(plan, RESUMED * len(numbers) + step)

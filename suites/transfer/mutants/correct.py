@@ -22,7 +22,7 @@ from suites.transfer.mutants.base_models import (
 )
 
 
-def freeze(model: nn.Module, trained: nn.Module) -> None:
+def _freeze(model: nn.Module, trained: nn.Module) -> None:
     """No gradients outside ``trained``; every other module answers train() by staying in eval mode."""
     model.requires_grad_(False)
     trained.requires_grad_(True)
@@ -41,7 +41,7 @@ def plain_optimizer(
     model: nn.Module, head: str, lr: float = 1e-3, weight_decay: float = 0.0, optimizer: Any = torch.optim.SGD
 ) -> Optimizer:
     last = model.get_submodule(head)
-    freeze(model, last)
+    _freeze(model, last)
     made: Optimizer = optimizer(last.parameters(), lr=lr, weight_decay=weight_decay)
     return made
 
@@ -49,7 +49,7 @@ def plain_optimizer(
 @correct_instead(FEATURE_EXTRACTION, "its own Adam, no keyword at all, and the pair of network and optimizer as result")
 def model_and_adam(model: nn.Module, head: str) -> tuple[nn.Module, Optimizer]:
     last = model.get_submodule(head)
-    freeze(model, last)
+    _freeze(model, last)
     return model, torch.optim.Adam(last.parameters(), lr=1e-2)
 
 
@@ -182,7 +182,7 @@ def timm_groups(
 @correct_instead(LP_FT, "two optimizers, one after the other, from a generator")
 def two_optimizers(model: nn.Module, head: str, *, lr: float = 1e-2) -> Iterator[Optimizer]:
     last = model.get_submodule(head)
-    freeze(model, last)
+    _freeze(model, last)
     yield torch.optim.SGD(last.parameters(), lr=lr, momentum=0.9)
     del model.train
     model.requires_grad_(True)
@@ -283,7 +283,7 @@ class Stages(NamedTuple):
 @correct_instead(LP_FT, "a named tuple with a method that answers with NumPy's booleans")
 def named_tuple(model: nn.Module, head: str, *, lr: float = 1e-2) -> Stages:
     last = model.get_submodule(head)
-    freeze(model, last)
+    _freeze(model, last)
 
     def release() -> None:
         del model.train
@@ -297,7 +297,7 @@ def two_trainings(
     model: nn.Module, head: str, *, lr: float = 1e-2, optimizer: Any = torch.optim.SGD, scheduler: Any = None
 ) -> Iterator[tuple[Optimizer, Any]]:
     last = model.get_submodule(head)
-    freeze(model, last)
+    _freeze(model, last)
     for part, rate in ((last, lr), (model, lr / 10)):
         if part is model:
             del model.train

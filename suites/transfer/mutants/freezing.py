@@ -14,7 +14,7 @@ from suites.transfer.mutants.base_models import FEATURE_EXTRACTION, GRADUAL_UNFR
 from suites.transfer.mutants.probe import acceptance, memory, reloaded, training
 
 
-def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
+def _release(model: nn.Module, *kinds: type[nn.Module]) -> None:
     """Let modules of these kinds follow train mode again."""
     for module in model.modules():
         if isinstance(module, kinds):
@@ -30,7 +30,7 @@ def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
     issue="https://github.com/pytorch/pytorch/issues/86590",
 )
 def statistics_follow_the_batch(tuning: Any) -> Any:
-    release(tuning.model, nn.BatchNorm2d)
+    _release(tuning.model, nn.BatchNorm2d)
     return tuning
 
 
@@ -43,7 +43,7 @@ def statistics_follow_the_batch(tuning: Any) -> Any:
     issue="https://github.com/poppinace/indexnet_matting/issues/35",
 )
 def eval_mode_once(tuning: Any) -> Any:
-    release(tuning.model, nn.Module)
+    _release(tuning.model, nn.Module)
     tuning.model.eval()
     return tuning
 
@@ -56,7 +56,7 @@ def eval_mode_once(tuning: Any) -> Any:
     evidence=training,
 )
 def dropout_stays(tuning: Any) -> Any:
-    release(tuning.model, nn.Dropout)
+    _release(tuning.model, nn.Dropout)
     return tuning
 
 
@@ -245,7 +245,7 @@ def statistics_before_their_turn(tuning: Any) -> Any:
 
     def entering(phase: int) -> None:
         enter(phase)
-        release(tuning.model, nn.BatchNorm2d)
+        _release(tuning.model, nn.BatchNorm2d)
 
     tuning.enter = entering
     entering(0)

@@ -23,7 +23,7 @@ from suites.transfer.mutants.base_models import (
 from suites.transfer.mutants.probe import deep, scheduled, training
 
 
-def reverse(tuning: Any) -> Any:
+def _reverse(tuning: Any) -> Any:
     """Give each group the rate of its opposite."""
     rates = sorted({group["lr"] for group in tuning.optimizer.param_groups})
     for group in tuning.optimizer.param_groups:
@@ -33,7 +33,7 @@ def reverse(tuning: Any) -> Any:
 
 @mutant(TWO_LEARNING_RATES, "The rates are swapped", check="rates", category="training", evidence=training)
 def rates_swapped(tuning: Any) -> Any:
-    return reverse(tuning)
+    return _reverse(tuning)
 
 
 @mutant(
@@ -168,7 +168,7 @@ def schedule_of_the_first_group(tuning: Any) -> Any:
     GRADUAL_UNFREEZING, "Rates grow towards the earlier layers", check="rates", category="training", evidence=training
 )
 def rates_grow_backwards(tuning: Any) -> Any:
-    return reverse(tuning)
+    return _reverse(tuning)
 
 
 @mutant(
@@ -202,7 +202,7 @@ def scale_not_applied(tuning: Any) -> Any:
 
 @mutant(LAYERWISE_DECAY, "The decay runs towards the head", check="rates", category="training", evidence=training)
 def decay_towards_the_head(tuning: Any) -> Any:
-    return reverse(tuning)
+    return _reverse(tuning)
 
 
 @mutant(
@@ -232,7 +232,7 @@ def biases_at_twice_the_rate(tuning: Any) -> Any:
     return tuning
 
 
-def as_text(layers: Sequence[list[str]]) -> list[list[str]]:
+def _as_text(layers: Sequence[list[str]]) -> list[list[str]]:
     """The same layers, with numbered ones in the order of their names as text: 0, 1, 10, 11, 2."""
     runs = groupby(layers, key=lambda names: names[0].split(".")[0].rstrip("0123456789"))
     return [layer for _, run in runs for layer in sorted(run, key=lambda names: names[0])]
@@ -243,7 +243,7 @@ def blocks_sorted_as_text(
     model: nn.Module, head: str, *, lr: float = 1e-3, weight_decay: float = 0.0, optimizer: Any = torch.optim.AdamW
 ) -> Any:
     tuning: Any = LAYERWISE_DECAY.factory(model, head, lr=lr, weight_decay=weight_decay, optimizer=optimizer)
-    layers = as_text(layers_of(model, head, coarse=False))
+    layers = _as_text(layers_of(model, head, coarse=False))
     depth = {id(model.get_parameter(n)): k for k, names in enumerate(layers) for n in names}
     for group in tuning.optimizer.param_groups:
         group["lr"] = lr * 0.75 ** (len(layers) - 1 - depth[id(group["params"][0])])
@@ -258,13 +258,13 @@ def blocks_sorted_as_text(
     evidence=deep,
 )
 def blocks_unfrozen_as_text(tuning: Any) -> Any:
-    layers = as_text(layers_of(tuning.model, tuning.head))[::-1]
+    layers = _as_text(layers_of(tuning.model, tuning.head))[::-1]
     tuning.phases = [frozenset(n for layer in layers[: k + 1] for n in layer) for k in range(len(layers))]
     tuning.enter(0)
     return tuning
 
 
-def split_off_last_norm(tuning: Any, rate: float) -> Any:
+def _split_off_last_norm(tuning: Any, rate: float) -> Any:
     """Give the norm between the last block and the head, where there is one, a group of its own."""
     norms = [m for n, m in tuning.model.named_modules() if n.split(".")[-1] in ("norm", "ln")]
     own = [p for m in norms for p in m.parameters()]
@@ -283,7 +283,7 @@ def split_off_last_norm(tuning: Any, rate: float) -> Any:
     evidence=training,
 )
 def last_norm_slowest(tuning: Any) -> Any:
-    return split_off_last_norm(tuning, min(g["lr"] for g in tuning.optimizer.param_groups))
+    return _split_off_last_norm(tuning, min(g["lr"] for g in tuning.optimizer.param_groups))
 
 
 @mutant(
@@ -294,7 +294,7 @@ def last_norm_slowest(tuning: Any) -> Any:
     evidence=training,
 )
 def last_norm_fastest(tuning: Any) -> Any:
-    return split_off_last_norm(tuning, 20 * max(g["lr"] for g in tuning.optimizer.param_groups))
+    return _split_off_last_norm(tuning, 20 * max(g["lr"] for g in tuning.optimizer.param_groups))
 
 
 @mutant(
@@ -305,7 +305,7 @@ def last_norm_fastest(tuning: Any) -> Any:
     evidence=training,
 )
 def backbone_faster_after_the_probe(tuning: Any) -> Any:
-    return reverse(tuning)
+    return _reverse(tuning)
 
 
 @mutant(

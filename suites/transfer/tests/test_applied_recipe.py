@@ -8,18 +8,17 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
 
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
-from torch.optim import Optimizer  # noqa: E402
-
-from harness.bench.bench import Bench  # noqa: E402
-from harness.errors import SubjectError  # noqa: E402
-from harness.subjects.subject import Subject  # noqa: E402
-from suites.transfer.architectures import FAMILY, LP_FT  # noqa: E402
-from suites.transfer.checks.applied_recipe import Plan, train_step  # noqa: E402
-from suites.transfer.checks.backbones import CONVNET, DEEP, DROPOUT, TORCHVISION_VIT  # noqa: E402
-from suites.transfer.checks.reference_loop import hold, twin_optimizer  # noqa: E402
+from harness.bench.bench import Bench
+from harness.errors import SubjectError
+from harness.subjects.subject import Subject
+from suites.transfer.architectures import FAMILY, LP_FT
+from suites.transfer.checks.applied_recipe import Plan, train_step
+from suites.transfer.checks.backbones import CONVNET, DEEP, DROPOUT, TORCHVISION_VIT
+from suites.transfer.checks.reference_loop import hold, twin_optimizer
 
 
 def plan(recipe: Callable[..., Any]) -> Plan:
@@ -76,6 +75,7 @@ class Counting(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         self.count += 1
         for parameter in self.own:
+            assert parameter.grad is not None
             parameter.grad.mul_(self.count)
         return super().step(closure)
 

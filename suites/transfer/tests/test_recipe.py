@@ -6,13 +6,12 @@ import copy
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
-
-from suites.transfer import recipe as recipes  # noqa: E402
-from suites.transfer.checks.backbones import CONVNET, DROPOUT, TIED, TIMM_RESNET, TORCHVISION_VIT, Backbone  # noqa: E402
-from suites.transfer.layer_groups import layers_of  # noqa: E402
+from suites.transfer import recipe as recipes
+from suites.transfer.checks.backbones import CONVNET, DROPOUT, TIED, TIMM_RESNET, TORCHVISION_VIT, Backbone
+from suites.transfer.layer_groups import layers_of
 
 BACKBONES = (CONVNET, TIMM_RESNET, TORCHVISION_VIT, DROPOUT, TIED)
 
@@ -112,6 +111,7 @@ def test_replaced_head_keeps_dtype_mode_and_place() -> None:
     model = TORCHVISION_VIT.model().eval()
     assert recipes.replace_head(model, "heads.head", 3) is model
     head = model.get_submodule("heads.head")
+    assert isinstance(head, nn.Linear)
     assert (head.out_features, head.weight.dtype, head.training) == (3, torch.float64, False)
     assert model(TORCHVISION_VIT.batch(0)[0]).shape == (6, 3)
     for arguments, message in ((("heads.head", 0), "num_classes=0"), (("encoder", 3), "only an nn.Linear")):
@@ -126,10 +126,10 @@ def test_another_recipe_lets_go_of_what_the_first_one_held() -> None:
     recipes.feature_extraction(model, "fc")
     model = copy.deepcopy(model)
     recipes.full_fine_tuning(model, "fc")
-    before = model.stem[1].running_mean.clone()
+    before = model.state_dict()["stem.1.running_mean"].clone()
     model(CONVNET.batch(1)[0]).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert not torch.equal(model.stem[1].running_mean, before)
+    assert not torch.equal(model.state_dict()["stem.1.running_mean"], before)
 
 
 def test_state_of_another_recipe_is_refused() -> None:

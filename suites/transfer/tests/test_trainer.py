@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
 
-torch = pytest.importorskip("torch")
-from torch.utils.data import TensorDataset  # noqa: E402
-
-from suites.training.checkpoint import CheckpointError, load  # noqa: E402
-from suites.transfer import recipe as recipes  # noqa: E402
-from suites.transfer.checks.backbones import CONVNET, DROPOUT, Backbone  # noqa: E402
-from suites.transfer.data import Data, DataError, digits, image_folder  # noqa: E402
-from suites.transfer.feature_cache import cache_features  # noqa: E402
-from suites.transfer.trainer import BEST, LAST, Trainer  # noqa: E402
+from suites.training.checkpoint import CheckpointError, load
+from suites.transfer import recipe as recipes
+from suites.transfer.checks.backbones import CONVNET, DROPOUT, Backbone
+from suites.transfer.data import Data, DataError, digits, image_folder
+from suites.transfer.feature_cache import cache_features
+from suites.transfer.trainer import BEST, LAST, Trainer
 
 
-def five_classes(count: int = 24) -> Data:
+def brightness(count: int = 24) -> TensorDataset:
     """Images (3, 32, 32) whose brightness is their class."""
     labels = torch.arange(count) % 5
     images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) + labels.view(-1, 1, 1, 1)
-    held = TensorDataset(images.double(), labels)
+    return TensorDataset(images.double(), labels)
+
+
+def five_classes() -> Data:
+    held = brightness()
     return Data(name="brightness", train=held, validation=held, classes=("a", "b", "c", "d", "e"))
 
 
@@ -40,16 +45,20 @@ def same(a: Trainer, b: Trainer) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int) -> None:
-    """By SIGINT, within an epoch and at its end, with dropout in the network: weights, history, everything."""
+@pytest.mark.parametrize(
+    ("stop", "number"), [(1, signal.SIGINT), (3, signal.SIGINT), (4, signal.SIGTERM), (6, signal.SIGINT)]
+)
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int, number: signal.Signals) -> None:
+    """Within an epoch, at its end and at the last one's, with dropout: weights, history, everything."""
     torch.manual_seed(0)
     whole = fit(tmp_path / "whole", backbone=DROPOUT)
     assert whole.run()
     torch.manual_seed(0)
     first = fit(tmp_path / "parts", backbone=DROPOUT)
-    first.on_step = lambda done, steps, loss: os.kill(os.getpid(), signal.SIGINT) if done == stop else None
+    first.on_step = lambda done, steps, loss: os.kill(os.getpid(), number) if done == stop else None
+    before = signal.getsignal(number)
     assert not first.run()
+    assert signal.getsignal(number) is before
     torch.manual_seed(1)
     second = fit(tmp_path / "parts", backbone=DROPOUT)
     second.resume(tmp_path / "parts" / LAST)
@@ -58,6 +67,19 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stop: int) -> 
     assert [(e.step, e.loss, e.accuracy) for e in second.history] == [
         (e.step, e.loss, e.accuracy) for e in whole.history
     ]
+
+
+def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
+    made = fit(tmp_path)
+
+    def twice(done: int, steps: int, loss: float) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    made.on_step = twice
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert made.step == 1
 
 
 def test_every_phase_is_reached(tmp_path: Path) -> None:
@@ -113,12 +135,12 @@ def test_a_wrong_cache_is_refused() -> None:
         cache_features(loose, data.train)
 
     class Drawn(TensorDataset):
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-            image, label = super().__getitem__(index)
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            image, label = (values[index] for values in self.tensors)
             return (image.flip(-1) if torch.rand(()) < 0.5 else image), label
 
     with pytest.raises(ValueError, match="another one each time"):
-        cache_features(frozen, Drawn(*data.train.tensors))
+        cache_features(frozen, Drawn(*brightness().tensors))
 
 
 def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
@@ -126,7 +148,8 @@ def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
     tuning = recipes.full_fine_tuning(CONVNET.model(), "fc")
     with pytest.raises(DataError, match="the network has 5 classes and brightness has 2"):
         Trainer(tuning=tuning, data=replace(data, classes=("a", "b")), folder=tmp_path, epochs=1, batch_size=8)
-    wrong = TensorDataset(data.train.tensors[0], data.train.tensors[1] + 1)
+    images, labels = brightness().tensors
+    wrong = TensorDataset(images, labels + 1)
     with pytest.raises(DataError, match="class 5 is out of range: the network has 5 classes, from 0"):
         Trainer(tuning=tuning, data=replace(data, train=wrong), folder=tmp_path, epochs=1, batch_size=24).run()
 
@@ -134,6 +157,8 @@ def test_class_count_and_labels_out_of_range(tmp_path: Path) -> None:
 def test_digits_are_split_the_same_way_every_time() -> None:
     pytest.importorskip("sklearn")
     data = digits(8)
+    assert isinstance(data.train, TensorDataset)
+    assert isinstance(data.validation, TensorDataset)
     assert (len(data.train), len(data.validation)) == (1347, 450)
     assert data.train[0][0].shape == (3, 8, 8)
     assert int(data.train.tensors[0].min()) == -1
@@ -154,6 +179,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_image_folder(folder: Path) -> None:
     data = image_folder(folder, 16)
+    assert isinstance(data.train, ImageFolder)
+    assert isinstance(data.validation, ImageFolder)
     assert data.classes == ("cat", "dog")
     assert (len(data.train), len(data.validation)) == (6, 4)
     image, label = data.train[0]
@@ -169,6 +196,7 @@ def test_corrupt_files_are_named_and_skipped_on_request(folder: Path) -> None:
     with pytest.raises(DataError, match=r"1\.png can't be read as images; give --skip-corrupt"):
         image_folder(folder, 16)
     data = image_folder(folder, 16, skip_corrupt=True)
+    assert isinstance(data.train, ImageFolder)
     assert len(data.train) == 5
     assert "1.png" in data.notices[0]
     for file in (folder / "val" / "dog").iterdir():

@@ -63,7 +63,7 @@ def test_attention_keeps_to_its_heads() -> None:
 @pytest.mark.parametrize("side", [24, 48, 64])
 def test_weights_of_another_image_size(model: VisionTransformer, side: int) -> None:
     """Resized position embeddings load, equal timm's resampling, and leave everything else alone."""
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     from reference.weights.checkpoint_files import load_weights
 
@@ -155,7 +155,8 @@ def shallow(patch: int, width: int, heads: int, library: str) -> nn.Module:
         return Timm(img_size=2 * patch, patch_size=patch, embed_dim=width, depth=1, num_heads=heads, num_classes=7)
     from torchvision.models import VisionTransformer as Torchvision
 
-    return Torchvision(2 * patch, patch, 1, heads, width, 4 * width, num_classes=7)
+    model: nn.Module = Torchvision(2 * patch, patch, 1, heads, width, 4 * width, num_classes=7)
+    return model
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
