@@ -33,6 +33,15 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
 
 
+def snapshot(tensors: Mapping[str, Tensor], elsewhere: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The values of ``tensors``, for `load`: copies, except of what ``elsewhere`` holds bit for bit.
+
+    ``elsewhere`` must stay unchanged until then, and share no memory with ``tensors``.
+    """
+    there = elsewhere or {}
+    return {n: there[n] if n in there and torch.equal(there[n], t) else t.detach().clone() for n, t in tensors.items()}
+
+
 @torch.no_grad()
 def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into the tensors of the same names."""

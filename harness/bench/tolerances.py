@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import Bench
+from harness.bench.passes import snapshot
 
 PERTURBATION = 1e-12
 """Relative change of every weight that bounds what rounding may do: a correct float64 implementation rounds each
@@ -37,12 +38,14 @@ def rowwise(got: Tensor, expected: Tensor) -> float:
 
 
 @torch.no_grad()
-def perturbed(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
-    """Change every weight by a relative `PERTURBATION`, in place; returns the old values for `load`."""
+def perturbed(model: nn.Module, *, seed: int, elsewhere: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Change every weight by a relative `PERTURBATION`, in place; returns the old values for `load`.
+
+    ``elsewhere``: see `snapshot`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    old = {}
-    for name, parameter in model.named_parameters():
-        old[name] = parameter.detach().clone()
+    old = snapshot(dict(model.named_parameters()), elsewhere)
+    for parameter in model.parameters():
         for part, drawn in beside_noise(parameter, generator):
             part.mul_(drawn.mul(PERTURBATION).add_(1))
     return old

@@ -209,6 +209,7 @@ def expect_the_rest_to_learn(bench: Bench) -> None:
                 f"is {f'off by {error:.1e}' if name in alone else 'missing'}; expected what it is where everything "
                 f"learns, to {CEILING:.0e} (relative, float64): a backward pass skips what it should compute"
             )
+        del alone
 
 
 def _gradients(bench: Bench, model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], bool]:

@@ -91,12 +91,6 @@ def fresh(bench: Bench) -> Fresh:
     return built
 
 
-def built_from(bench: Bench, start: int) -> nn.Module:
-    """As `fresh` builds it."""
-    with generators(bench.seed + start):
-        return bench.build(CLASSES, seeding=False, **bench.size)
-
-
 def check_global_state(bench: Bench) -> None:
     """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
     expect_quiet_import(bench.subject)

@@ -8,20 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import Bench
-from harness.bench.passes import PassResult, load, run_pass
+from harness.bench.passes import PassResult, load, run_pass, state
 from harness.bench.tolerances import bounded, perturbed, relative, rowwise
-from harness.bench.weight_transplant import Transplant, Transplanted, build_reference, transplant
+from harness.bench.weight_transplant import Transplant, Transplanted, build_reference
 from harness.errors import first_line
-from harness.numerics.controlled_rng import ControlledRng
+from harness.numerics.controlled_rng import ControlledRng, Draw
 from harness.numerics.float64_mode import Float64Mode
 from reference.alignment.locate.first_difference import first_deviation
 
 
 def sensitivity_of(
-    bench: Bench, grafted: Transplanted, images: Tensor, exact: PassResult, *, train: bool, elements: str = "scaled"
+    bench: Bench,
+    made: Transplant,
+    grafted: Transplanted,
+    images: Tensor,
+    exact: PassResult,
+    *,
+    train: bool,
+    elements: str = "scaled",
 ) -> tuple[float, float]:
     """What `PERTURBATION` of every weight does to a reference's logits and gradients."""
-    old = perturbed(grafted.model, seed=bench.seed + 3)
+    old = _perturbed(bench, made, grafted)
     nearby = run_pass(bench, grafted.model, images, train=train, elements=elements)
     load(grafted.model, old)
     gradients = {n: g for n, g in exact.gradients.items() if g is not None}
@@ -50,10 +57,15 @@ def bound_there(
     """
     if error <= USUAL:
         return USUAL
-    old = perturbed(grafted.model, seed=bench.seed + 3)
+    old = _perturbed(bench, made, grafted)
     nearby = run_pass(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
     load(grafted.model, old)
     return min(max(rowwise(nearby.logits, expected.logits), USUAL), UNUSUAL)
+
+
+def _perturbed(bench: Bench, made: Transplant, grafted: Transplanted) -> dict[str, Tensor]:
+    """`perturbed` for a reference, whose weights the subject holds too, which is not run before they are back."""
+    return perturbed(grafted.model, seed=bench.seed + 3, elsewhere=grafted.alignment.to_reference(state(made.subject)))
 
 
 def compare_logits(
@@ -192,9 +204,12 @@ def regularisation(bench: Bench) -> tuple[str, dict[str, float]]:
     published rates hold. Where the publication has no rates of its own, dropout is taken out on both sides. What it
     draws is seen at a small size and few classes, and holds at every other.
     """
-    made = transplant(bench)
-    images = bench.images(4, made.side, seed=5)
-    draws = bench.shared("draws", lambda: run_pass(bench, made.subject, images, train=True, gradients=False).draws)
+    images = bench.images(4, bench.small_side(), seed=5)
+
+    def draw() -> tuple[Draw, ...]:
+        return run_pass(bench, bench.small_copy().double(), images, train=True, gradients=False).draws
+
+    draws = bench.shared("draws", draw)
     drawn = {d.scope(len(images)) for d in draws if not d.trivial}
     facts = bench.architecture.facts
     rates: dict[str, float] = {}
@@ -209,18 +224,16 @@ def with_rates(bench: Bench, made: Transplant, grafted: Transplanted, rates: Map
     """The same reference built with other dropout and stochastic depth rates; it shares the weights."""
     if not rates:
         return grafted
-    key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}-{made.classes}"
-
-    def make() -> torch.nn.Module:
+    key = f"{grafted.reference.library}-{sorted(rates.items())}"
+    if key not in made.rated:
         model = build_reference(
             bench, grafted.reference, made.classes, made.side, grafted.convention, rates=rates, device="meta"
         )
         assert model is not None
-        return _holding(model, grafted.model)
-
+        made.rated[key] = _holding(model, grafted.model)
     return Transplanted(
         reference=grafted.reference,
-        model=bench.shared(key, make),
+        model=made.rated[key],
         alignment=grafted.alignment,
         convention=grafted.convention,
     )

@@ -30,14 +30,15 @@ def check_parity_eval(bench: Bench) -> None:
     """Logits, and the gradients of the input and of every parameter, equal each reference's in eval mode."""
     made = transplant(bench)
     images = bench.images(3, made.side, seed=2)
-    got = run_pass(bench, made.subject, images, train=False)
-    sensitivity = None
+    got = sensitivity = None
     for grafted in made.grafted:
         expected = run_pass(bench, grafted.model, images, train=False)
         if sensitivity is None:
-            sensitivity = sensitivity_of(bench, grafted, images, expected, train=False)
+            sensitivity = sensitivity_of(bench, made, grafted, images, expected, train=False)
             bench.share("sensitivity", sensitivity)
+        got = got or run_pass(bench, made.subject, images, train=False)
         compare(bench, made, grafted, images, got, expected, sensitivity, train=False)
+        del expected  # its gradients take as much memory as the network
 
 
 def check_parity_sizes(bench: Bench) -> None:
@@ -92,7 +93,8 @@ def check_parity_photographs(bench: Bench) -> None:
             "random: scikit-learn's sample photographs are not installed (the extra `test` has them)"
         )
         images = bench.images(2, side, seed=3)
-    made: Transplant = transplant(bench, full_size=True)
+    made = transplant(bench, full_size=True)
+    bench.drop("transplant-full")  # no later check needs it
     got = run_pass(bench, made.subject, images, train=False, gradients=False, classes=made.classes)
     for grafted in made.grafted[:1]:  # that the references agree with one another is settled by check_parity_eval
         expected = run_pass(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)

@@ -56,6 +56,8 @@ def check_parity_bfloat16(bench: Bench) -> None:
 
     _judge(bench, forward, "bfloat16 autocast", MARGIN_BFLOAT16, 2 * EPSILON16)
     _judge_training_step(bench)
+    made = transplant(bench)
+    bench.drop(*(f"float32 {id(m)}" for m in (made.subject, *(g.model for g in made.grafted))))
 
 
 def _judge(
@@ -112,7 +114,7 @@ def _judge_training(bench: Bench) -> None:
     how: Literal["scaled", "identity"] = "identity" if elements == "identity" else "scaled"
 
     def logits(model: nn.Module) -> Tensor:
-        single = copy.deepcopy(model).float() if model is not made.subject else _cast(bench, made, model)
+        single = _cast(bench, made, model)
         with torch.no_grad(), ControlledRng(0.5, batch=len(images), elements=how, element_level=0.5):
             return bench.logits(single.train(), images)
 
@@ -171,7 +173,10 @@ def _single(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
 def _cast(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
     """A model of the transplant in float32, in eval mode; it is left as it is."""
     if model is not made.subject:
-        return copy.deepcopy(model).float()
+        cast: dict[int, Any] = {
+            id(p): nn.Parameter(p.detach().float(), requires_grad=p.requires_grad) for p in model.parameters()
+        }
+        return copy.deepcopy(model, cast).float()  # of the parameters no copies in float64 are made on the way
     single = bench.small_copy().float().eval()
     for parameter in single.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from harness.bench.bench import Bench
-from harness.bench.passes import PassResult, load, run_pass, state
+from harness.bench.passes import PassResult, load, run_pass, snapshot, state
 from harness.bench.tolerances import CEILING, relative, rowwise
 from harness.bench.weight_transplant import Transplant, transplant
 from harness.checks.parity.compare import (
@@ -22,6 +23,7 @@ from harness.checks.parity.compare import (
 )
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
+from harness.process.memory_reuse import trim_heap
 
 LARGEST_BATCH = 130
 """Two more than 128, the last of the sizes at which statistics are split over parts of a batch; forward only."""
@@ -45,15 +47,20 @@ def check_parity_train(bench: Bench) -> None:
         expected = run_pass(bench, reference.model, images, train=True, elements=elements)
         if sensitivity is None and not expected.buffers and not got.draws:
             sensitivity = bench.shared("sensitivity", lambda: None)  # train mode computes what eval mode does
-        sensitivity = sensitivity or sensitivity_of(bench, reference, images, expected, train=True, elements=elements)
+        sensitivity = sensitivity or sensitivity_of(
+            bench, made, reference, images, expected, train=True, elements=elements
+        )
         compare(bench, made, reference, images, got, expected, sensitivity, train=True)
         compare_buffers(bench, reference, got, expected, sensitivity)
+        del expected  # its gradients take as much memory as the network
+    got = replace(got, gradients={})
     reference = with_rates(bench, made, made.grafted[0], rates)
     for shape in _train_shapes(bench, made):
         others = bench.images(*shape, seed=63)
         got_there = run_pass(bench, made.subject, others, train=True, elements=elements)
         expected = run_pass(bench, reference.model, others, train=True, elements=elements)
         compare(bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True)
+        del got_there, expected
     if bench.architecture.patch is None:
         many = bench.images(LARGEST_BATCH, bench.architecture.minimum_size, bench.architecture.minimum_size, seed=65)
         got_there, expected = (
@@ -123,7 +130,10 @@ def check_parity_trajectory(bench: Bench) -> None:
     images = [bench.images(batch, side, seed=10 + step) for step in range(5)]
     elements, rates = regularisation(bench)
     reference = with_rates(bench, made, grafted, rates)
-    with _put_back(reference.model), _put_back(made.subject):
+    trim_heap()  # no other check needs as much at a time: weights before and after, gradients, momenta
+    own = snapshot(state(made.subject))
+    theirs = snapshot(state(reference.model), grafted.alignment.to_reference(own))
+    with _put_back(reference.model, theirs), _put_back(made.subject, own):
         rate = _train(bench, reference.model, images, None, elements)
         _train(bench, made.subject, images, rate, elements)
         expected = state(reference.model)
@@ -143,9 +153,8 @@ def check_parity_trajectory(bench: Bench) -> None:
 
 
 @contextmanager
-def _put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Leave every parameter and floating-point buffer as it was."""
-    kept = {n: t.clone() for n, t in state(model).items()}
+def _put_back(model: torch.nn.Module, kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give every parameter and floating-point buffer its value in ``kept`` again."""
     try:
         yield
     finally:
