@@ -50,9 +50,8 @@ def test_published_deviation(deviation: dict[str, Any]) -> None:
     """Each deviation alone is enough to be rejected, on a small instance of the listing."""
     from functools import partial
 
-    from harness.checks.parity.eval_mode.eval_mode import check_parity_eval
-
     from harness.bench.bench import Bench
+    from harness.checks.parity.eval_mode import check_parity_eval
     from harness.subjects.subject import Subject
     from suites.vit import published
 

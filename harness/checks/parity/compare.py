@@ -41,6 +41,26 @@ def sensitivity_of(
     return max(rowwise(nearby.logits, exact.logits), through), max(worst, through)
 
 
+def eval_sensitivity(bench: Bench, made: Transplant, exact: PassResult | None = None) -> tuple[float, float]:
+    """`sensitivity_of` the first reference in eval mode, on `eval_images`; measured once, whichever check comes first.
+
+    ``exact`` is that reference's pass on these images, where the caller has it already.
+    """
+
+    def measure() -> tuple[float, float]:
+        images, first = eval_images(bench, made), made.grafted[0]
+        given = exact or run_pass(bench, first.model, images, train=False)
+        return sensitivity_of(bench, made, first, images, given, train=False)
+
+    sensitivity: tuple[float, float] = bench.shared("sensitivity", measure)
+    return sensitivity
+
+
+def eval_images(bench: Bench, made: Transplant) -> Tensor:
+    """The images (3, 3, side, side) on which eval mode is compared with every reference."""
+    return bench.images(3, made.side, seed=2)
+
+
 USUAL = 1e-8
 """Bound for logits of images like those that the weights were made for."""
 UNUSUAL = 1e-3

@@ -16,9 +16,10 @@ from harness.checks.parity.compare import (
     compare,
     compare_buffers,
     compare_logits,
+    eval_images,
+    eval_sensitivity,
     locate,
     regularisation,
-    sensitivity_of,
     with_rates,
 )
 
@@ -29,13 +30,11 @@ EXAMPLES = 7
 def check_parity_eval(bench: Bench) -> None:
     """Logits, and the gradients of the input and of every parameter, equal each reference's in eval mode."""
     made = transplant(bench)
-    images = bench.images(3, made.side, seed=2)
-    got = sensitivity = None
+    images = eval_images(bench, made)
+    got = None
     for grafted in made.grafted:
         expected = run_pass(bench, grafted.model, images, train=False)
-        if sensitivity is None:
-            sensitivity = sensitivity_of(bench, made, grafted, images, expected, train=False)
-            bench.share("sensitivity", sensitivity)
+        sensitivity = eval_sensitivity(bench, made, expected)
         got = got or run_pass(bench, made.subject, images, train=False)
         compare(bench, made, grafted, images, got, expected, sensitivity, train=False)
         del expected  # its gradients take as much memory as the network

@@ -17,6 +17,7 @@ from harness.checks.parity.compare import (
     compare,
     compare_buffers,
     compare_logits,
+    eval_sensitivity,
     regularisation,
     sensitivity_of,
     with_rates,
@@ -45,8 +46,8 @@ def check_parity_train(bench: Bench) -> None:
     for grafted in made.grafted:
         reference = with_rates(bench, made, grafted, rates)
         expected = run_pass(bench, reference.model, images, train=True, elements=elements)
-        if sensitivity is None and not expected.buffers and not got.draws:
-            sensitivity = bench.shared("sensitivity", lambda: None)  # train mode computes what eval mode does
+        if sensitivity is None and not expected.buffers and not got.draws:  # train mode computes what eval mode does
+            sensitivity = eval_sensitivity(bench, made)
         sensitivity = sensitivity or sensitivity_of(
             bench, made, reference, images, expected, train=True, elements=elements
         )
