@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from harness.errors import SubjectError, first_line
+from harness.errors import SubjectError, first_line, some_of
 from harness.numerics.skip_init import SkipInit
 from harness.process.memory_reuse import trim_heap
 from harness.subjects.facts import Architecture, Family
@@ -112,7 +112,7 @@ class Bench:
         both = [name or "all of it" for module, name in weighted.items() if module in self._built]
         if both:
             self._failure = SubjectError(
-                f"{self.who}: two calls of the factory give networks that share layers: {', '.join(both[:5])}; "
+                f"{self.who}: two calls of the factory give networks that share layers: {some_of(both)}; "
                 "expected each to have its own (a module as default argument or global, or a cached factory)"
             )
             raise self._failure

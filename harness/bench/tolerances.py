@@ -56,11 +56,32 @@ def bounded(sensitivity: float) -> float:
     return min(max(sensitivity, FLOOR), CEILING)
 
 
-def expect_same_logits(bench: Bench, when: str, got: Tensor, expected: Tensor, bound: float) -> None:
-    """Raise AssertionError where some sample's logits are off by more than ``bound`` (relative, float64)."""
+def gradient_scales(gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Norms, but at least a millionth of the largest: some gradients are zero by mathematics (a bias before a norm)."""
+    norms = {n: g.norm().item() for n, g in gradients.items() if g is not None}
+    least = 1e-6 * max(norms.values(), default=0.0)
+    return {n: max(v, least) for n, v in norms.items()}
+
+
+def gradient_errors(got: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """`relative` error of each gradient that is expected, by `gradient_scales`; one that is missing counts as zero."""
+    errors = {}
+    for name, scale in gradient_scales(expected).items():
+        ours, theirs = got.get(name), expected[name]
+        assert theirs is not None
+        errors[name] = 1.0 if ours is None else relative(ours, theirs, scale)
+    return errors
+
+
+def expect_same_logits(bench: Bench, when: str, got: Tensor, expected: Tensor, bound: float, why: str = "") -> None:
+    """Raise AssertionError where some sample's logits are off by more than ``bound`` (relative, float64).
+
+    ``when`` begins the message; ``why`` ends it, as the likely cause.
+    """
     error = rowwise(got, expected)
     assert error <= bound, (
         f"{bench.who}: {when} the logits are off by {error:.1e}; expected at most {bound:.1e} (relative, float64)"
+        + (f": {why}" if why else "")
     )
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from harness.bench.bench import Bench
 from harness.bench.passes import PassResult, load, run_pass, state
-from harness.bench.tolerances import bounded, perturbed, relative, rowwise
+from harness.bench.tolerances import bounded, gradient_errors, perturbed, relative, rowwise
 from harness.bench.weight_transplant import Transplant, Transplanted, build_reference
-from harness.errors import first_line
+from harness.errors import first_line, some_of
 from harness.numerics.controlled_rng import ControlledRng, Draw
 from harness.numerics.float64_mode import Float64Mode
 from reference.alignment.locate.first_difference import first_deviation
@@ -31,13 +31,10 @@ def sensitivity_of(
     old = _perturbed(bench, made, grafted)
     nearby = run_pass(bench, grafted.model, images, train=train, elements=elements)
     load(grafted.model, old)
-    gradients = {n: g for n, g in exact.gradients.items() if g is not None}
-    scales = _gradient_scales(gradients)
-    moved = {n: g for n, g in nearby.gradients.items() if g is not None}
     assert exact.input_gradient is not None
     assert nearby.input_gradient is not None
     through = relative(nearby.input_gradient, exact.input_gradient)
-    worst = max(relative(moved[n], g, scales[n]) for n, g in gradients.items())
+    worst = max(gradient_errors(nearby.gradients, exact.gradients).values())
     return max(rowwise(nearby.logits, exact.logits), through), max(worst, through)
 
 
@@ -128,13 +125,12 @@ def compare(
     bound = bounded(10 * sensitivity[1])
     missing = [n for n, g in got.gradients.items() if g is None]
     assert not missing, (
-        f"{bench.who}: in {mode} mode no gradient reaches {_some(missing)}, though the output is as {grafted.title}'s"
+        f"{bench.who}: in {mode} mode no gradient reaches {some_of(missing)}, though the output is as {grafted.title}'s"
     )
     mapped = grafted.alignment.to_reference({n: g for n, g in got.gradients.items() if g is not None})
-    there = {n: g for n, g in expected.gradients.items() if g is not None}
-    scales = _gradient_scales(there)
-    errors = {n: relative(mapped[n], g, scales[n]) for n, g in there.items() if n in mapped}
-    wrong = [n for n in reversed(list(there)) if errors.get(n, 0.0) > bound]  # nearest to the output first
+    there = gradient_errors(mapped, expected.gradients)
+    errors = {n: e for n, e in there.items() if n in mapped}
+    wrong = [n for n in reversed(list(errors)) if errors[n] > bound]  # nearest to the output first
     bench.notes.update({f"gradient error {grafted.reference.library}": max(errors.values()), "gradient bound": bound})
     if wrong:
         first = wrong[0]
@@ -152,13 +148,6 @@ def compare(
         f"{bench.who}: the gradient of the input differs from {grafted.title} in {mode} mode by {error:.1e}, "
         f"expected at most {bound:.1e} (relative, float64), though all parameters' gradients agree"
     )
-
-
-def _gradient_scales(gradients: Mapping[str, Tensor]) -> dict[str, float]:
-    """Norms, but at least a millionth of the largest: some gradients are zero by mathematics (a bias before a norm)."""
-    norms = {n: g.norm().item() for n, g in gradients.items()}
-    least = 1e-6 * max(norms.values())
-    return {n: max(v, least) for n, v in norms.items()}
 
 
 def compare_buffers(
@@ -191,10 +180,6 @@ def _momentum(grafted: Transplanted, name: str, got: Tensor, expected: Tensor) -
     if residual < 1e-6:
         return f"the update is {factor:.4g} of the expected one: momentum {factor * m:.4g} instead of {m:.4g}"
     return f"the statistics are not those of the batch (momentum {m:.4g}, unbiased variance)"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def locate(
