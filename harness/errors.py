@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class RequestError(ValueError):
     """The request makes no sense; the one-line message says what is known."""
@@ -17,6 +19,12 @@ def first_line(error: BaseException) -> str:
     if len(lines) > 1 and lines[0].endswith(":"):
         return f"{lines[0]} {lines[1]}"[:300]
     return lines[0][:300] if lines else "(no message)"
+
+
+def some_of(names: Iterable[str], most: int = 5) -> str:
+    """The first ``most`` names, separated by commas, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 class StoreError(RuntimeError):

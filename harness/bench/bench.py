@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from harness.errors import SubjectError, first_line
+from harness.errors import SubjectError, first_line, some_of
 from harness.numerics.skip_init import SkipInit
+from harness.process.memory_reuse import trim_heap
 from harness.subjects.facts import Architecture, Family
 from harness.subjects.module_contract import expect_contract
 from harness.subjects.outputs import logits_of
@@ -111,7 +112,7 @@ class Bench:
         both = [name or "all of it" for module, name in weighted.items() if module in self._built]
         if both:
             self._failure = SubjectError(
-                f"{self.who}: two calls of the factory give networks that share layers: {', '.join(both[:5])}; "
+                f"{self.who}: two calls of the factory give networks that share layers: {some_of(both)}; "
                 "expected each to have its own (a module as default argument or global, or a cached factory)"
             )
             raise self._failure
@@ -178,10 +179,6 @@ class Bench:
         """A copy of one module for images of `small_side` that is built once; a new one where it can't be copied."""
         original = self.shared("original", self._original)
         return self.small() if original is None else copy.deepcopy(original)
-
-    def copied(self, model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-        """A copy of ``model``; ``make()`` where it can't be copied."""
-        return make() if self.shared("original", self._original) is None else copy.deepcopy(model)
 
     def _original(self) -> nn.Module | None:
         """What `small_copy` copies; None where a copy can't be made, or does not compute what its original does.
@@ -257,6 +254,12 @@ class Bench:
     def share(self, key: str, value: Any) -> None:
         """Keep a value for `shared`."""
         self._shared[key] = value
+
+    def drop(self, *keys: str) -> None:
+        """Free what `shared` keeps under ``keys``; the next call makes it again."""
+        for key in keys:
+            self._shared.pop(key, None)
+        trim_heap()
 
     def backward(self, value: Tensor, direction: Tensor | None = None) -> None:
         """Backpropagate; raises SubjectError where the graph refuses."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import CLASSES, Bench
-from harness.errors import SubjectError
+from harness.errors import SubjectError, some_of
 from harness.numerics.controlled_rng import ControlledRng, Draw
 from harness.numerics.float64_mode import Float64Mode
 
@@ -33,6 +34,15 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
 
 
+def snapshot(tensors: Mapping[str, Tensor], elsewhere: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The values of ``tensors``, for `load`: copies, except of what ``elsewhere`` holds bit for bit.
+
+    ``elsewhere`` must stay unchanged until then, and share no memory with ``tensors``.
+    """
+    there = elsewhere or {}
+    return {n: there[n] if n in there and torch.equal(there[n], t) else t.detach().clone() for n, t in tensors.items()}
+
+
 @torch.no_grad()
 def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy values into the tensors of the same names."""
@@ -40,7 +50,7 @@ def load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     other = [name for name, value in values.items() if name not in own or own[name].shape != value.shape]
     if other:
         raise SubjectError(
-            f"{type(model).__name__}: {', '.join(other[:5])} is not there, or of another shape: a forward pass adds or "
+            f"{type(model).__name__}: {some_of(other)} is not there, or of another shape: a forward pass adds or "
             "resizes state, or two instances differ"
         )
     for name, value in values.items():
@@ -64,23 +74,21 @@ def run_pass(
 
     Without ``backward`` the pass is forward only, though recorded; without ``gradients`` it is under no_grad.
     """
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
-    mode = {module: module.training for module in model.modules()}
     images = images.clone().requires_grad_(gradients)
-    model.train(train)
     randomness = ControlledRng(
         level if isinstance(level, float) else list(level),
         batch=len(images),
         elements="identity" if elements == "identity" else "scaled",
         element_level=element_level,
     )
-    try:
+    with restored(model) as buffers:
+        model.train(train)
         with torch.set_grad_enabled(gradients), Float64Mode(), randomness:
             logits = bench.logits(model, images, classes)
             if gradients and backward:
                 model.zero_grad(set_to_none=True)
                 bench.backward(logits, cotangent(bench, logits))
-        _expect_buffers(bench, model, buffers)
+        expect_same_buffers(bench, model, buffers)
         return PassResult(
             logits=logits.detach(),
             input_gradient=None if images.grad is None else images.grad.detach(),
@@ -93,28 +101,51 @@ def run_pass(
                 if b.dtype is torch.int64 and b.numel() == 1 and not torch.equal(b, buffers[n])
             ),
         )
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Restore the modes and buffers afterwards, and remove all gradients. Yields copies of the buffers as they were."""
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield buffers
     finally:
-        for module, training in mode.items():
+        for module, training in modes.items():
             module.training = training
-        put_back(model, buffers)
+        restore_buffers(model, buffers)
         for parameter in model.parameters():
             parameter.grad = None
 
 
+@contextmanager
+def training_only(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Freeze every parameter but those called ``names``, for as long as the context lasts."""
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in trainable.items():
+        parameter.requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        for parameter in trainable.values():
+            parameter.requires_grad_(True)
+
+
 @torch.no_grad()
-def put_back(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+def restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Give each buffer its value in ``buffers``; one that a pass has added or resized is left as it is."""
     for name, buffer in model.named_buffers():
         if name in buffers and buffers[name].shape == buffer.shape:
             buffer.copy_(buffers[name])
 
 
-def _expect_buffers(bench: Bench, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+def expect_same_buffers(bench: Bench, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Raise SubjectError where the buffers' names or shapes differ from ``before``."""
     after = {n: b.shape for n, b in model.named_buffers()}
     other = [n for n in {**before, **after} if n not in before or n not in after or before[n].shape != after[n]]
     if other:
         raise SubjectError(
-            f"{bench.who}: a forward pass adds, removes or resizes the buffers {', '.join(other[:5])}; expected the "
+            f"{bench.who}: a forward pass adds, removes or resizes the buffers {some_of(other)}; expected the "
             "state to keep its names and shapes"
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import Bench
+from harness.bench.passes import snapshot
 
 PERTURBATION = 1e-12
 """Relative change of every weight that bounds what rounding may do: a correct float64 implementation rounds each
@@ -37,12 +38,14 @@ def rowwise(got: Tensor, expected: Tensor) -> float:
 
 
 @torch.no_grad()
-def perturbed(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
-    """Change every weight by a relative `PERTURBATION`, in place; returns the old values for `load`."""
+def perturbed(model: nn.Module, *, seed: int, elsewhere: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Change every weight by a relative `PERTURBATION`, in place; returns the old values for `load`.
+
+    ``elsewhere``: see `snapshot`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    old = {}
-    for name, parameter in model.named_parameters():
-        old[name] = parameter.detach().clone()
+    old = snapshot(dict(model.named_parameters()), elsewhere)
+    for parameter in model.parameters():
         for part, drawn in beside_noise(parameter, generator):
             part.mul_(drawn.mul(PERTURBATION).add_(1))
     return old
@@ -53,11 +56,32 @@ def bounded(sensitivity: float) -> float:
     return min(max(sensitivity, FLOOR), CEILING)
 
 
-def expect_same_logits(bench: Bench, when: str, got: Tensor, expected: Tensor, bound: float) -> None:
-    """Raise AssertionError where some sample's logits are off by more than ``bound`` (relative, float64)."""
+def gradient_scales(gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Norms, but at least a millionth of the largest: some gradients are zero by mathematics (a bias before a norm)."""
+    norms = {n: g.norm().item() for n, g in gradients.items() if g is not None}
+    least = 1e-6 * max(norms.values(), default=0.0)
+    return {n: max(v, least) for n, v in norms.items()}
+
+
+def gradient_errors(got: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """`relative` error of each gradient that is expected, by `gradient_scales`; one that is missing counts as zero."""
+    errors = {}
+    for name, scale in gradient_scales(expected).items():
+        ours, theirs = got.get(name), expected[name]
+        assert theirs is not None
+        errors[name] = 1.0 if ours is None else relative(ours, theirs, scale)
+    return errors
+
+
+def expect_same_logits(bench: Bench, when: str, got: Tensor, expected: Tensor, bound: float, why: str = "") -> None:
+    """Raise AssertionError where some sample's logits are off by more than ``bound`` (relative, float64).
+
+    ``when`` begins the message; ``why`` ends it, as the likely cause.
+    """
     error = rowwise(got, expected)
     assert error <= bound, (
         f"{bench.who}: {when} the logits are off by {error:.1e}; expected at most {bound:.1e} (relative, float64)"
+        + (f": {why}" if why else "")
     )
 
 

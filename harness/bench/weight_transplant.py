@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from harness.errors import SubjectError, first_line
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 from harness.numerics.skip_init import SkipInit
+from reference.alignment.graph.trace import named_state
 from reference.alignment.match.align import Alignment, AlignmentError, align
 from reference.libraries.reference import Reference
 from reference.weights.nondegenerate import CALIBRATION, randomise
@@ -44,6 +45,8 @@ class Transplant:
     grafted: tuple[Transplanted, ...]
     side: int
     classes: int
+    rated: dict[str, nn.Module] = field(default_factory=dict)
+    """References built with other drop rates, see `with_rates`; they share these weights."""
 
 
 def transplant(bench: Bench, *, full_size: bool = False) -> Transplant:
@@ -137,9 +140,26 @@ def _graft(
         if not grafted:
             load(subject, alignment.to_subject(state(model)))
         else:
-            load(model, alignment.to_reference(state(subject)))
+            common = share_parameters(model, alignment, grafted[0].alignment.to_subject(state(grafted[0].model)))
+            load(model, {n: t for n, t in alignment.to_reference(state(subject)).items() if n not in common})
         grafted.append(Transplanted(reference=reference, model=model, alignment=alignment, convention=convention))
     return tuple(grafted)
+
+
+def share_parameters(model: nn.Module, alignment: Alignment, values: Mapping[str, Tensor]) -> set[str]:
+    """Let parameters of a reference use the memory of ``values`` (by the subject's names), where the layout is equal.
+
+    Returns their names. ``values`` are another reference's: unlike a subject, a reference doesn't change its parameters
+    itself, and a check restores what it changes before it runs another one.
+    """
+    mapped = alignment.to_reference(values)
+    shared = set()
+    for name, parameter in model.named_parameters():
+        if name in mapped and mapped[name].is_contiguous() and mapped[name].dtype is parameter.dtype:
+            parameter.data = mapped[name]
+            shared.add(name)
+    alignment.reference_graph.trace.state.update(named_state(model))  # it would keep the replaced memory alive
+    return shared
 
 
 def _names_in(

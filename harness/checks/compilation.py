@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.bench.bench import CLASSES, Bench
 from harness.bench.passes import float64_logits
-from harness.bench.tolerances import rowwise
+from harness.bench.tolerances import expect_same_logits, rowwise
 from harness.bench.weight_transplant import rounding_bound, transplant
 from harness.errors import first_line
 from harness.subjects.outputs import logits_of
@@ -46,7 +46,7 @@ def check_export(bench: Bench) -> None:
                 f"{bench.who}: torch.export raised {type(error).__name__}: {first_line(error)}"
             ) from error
         module = program.module()
-    _agree(bench, "exported by torch.export", module, made.subject, (one, two))
+    expect_agreement(bench, "exported by torch.export,", module, made.subject, (one, two))
 
 
 def check_compile(bench: Bench) -> None:
@@ -59,7 +59,7 @@ def check_compile(bench: Bench) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _agree(bench, f"compiled ({bench.compile_backend})", compiled, made.subject, (one, two))
+            expect_agreement(bench, f"compiled ({bench.compile_backend}),", compiled, made.subject, (one, two))
     except AssertionError:
         raise
     except Exception as error:
@@ -75,21 +75,20 @@ def _skip_scripted(model: nn.Module) -> None:
         pytest.skip("a module of torch.jit can't be exported or compiled: torch refuses it")
 
 
-def _agree(
+def expect_agreement(
     bench: Bench, how: str, changed: Callable[[Tensor], Any], model: nn.Module, inputs: tuple[Tensor, ...]
 ) -> None:
+    """Raise AssertionError where ``changed``, what was made of ``model``, gives other logits for some input."""
+    bound = max(rounding_bound(bench), 1e-5 if _lifts(bench) else 0.0)
     for images in inputs:
         expected = float64_logits(bench, model, images)
         with torch.no_grad():
             got = logits_of(changed(images), CLASSES)
-        error, bound = rowwise(got, expected), max(rounding_bound(bench), 1e-5 if _lifts(bench) else 0.0)
-        assert error <= bound, (
-            f"{bench.who}: {how}, the logits are off by {error:.1e}; expected at most {bound:.1e} (relative)"
-        )
+        expect_same_logits(bench, how, got, expected, bound)
 
 
 def _lifts(bench: Bench) -> bool:
-    """Whether the subject computes some part in float32 on purpose, which compiled code is not lifted from."""
+    """Whether the subject casts some part to float32 on purpose, which `Float64Mode` can't undo in compiled code."""
     made = transplant(bench)
     images = bench.images(1, made.side, seed=45)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from harness.bench.bench import Bench
 from harness.bench.passes import run_pass
 from harness.bench.tolerances import CEILING, rowwise
 from harness.bench.weight_transplant import transplant
-from harness.errors import SubjectError
+from harness.errors import SubjectError, some_of
 from harness.numerics.flop_count import multiply_adds
 
 
@@ -25,7 +25,7 @@ def check_parameters(bench: Bench) -> None:
         + _guess(bench, count)
     )
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-    assert not frozen, f"{bench.who}: starts with parameters that do not train: {', '.join(frozen[:5])}"
+    assert not frozen, f"{bench.who}: starts with parameters that do not train: {some_of(frozen)}"
     kinds = {n: p.dtype for n, p in model.named_parameters() if p.dtype is not torch.get_default_dtype()}
     assert not kinds, (
         f"{bench.who}: as built, {', '.join(f'{n} is {d}' for n, d in list(kinds.items())[:3])}; expected "

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import CLASSES, Bench, seeded
-from harness.bench.passes import PassResult, cotangent, put_back, run_pass
-from harness.bench.tolerances import CEILING, relative
+from harness.bench.passes import PassResult, cotangent, restored, run_pass, training_only
+from harness.bench.tolerances import CEILING, gradient_errors, relative
 from harness.bench.weight_transplant import transplant
-from harness.errors import SubjectError
+from harness.errors import SubjectError, some_of
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 from harness.numerics.residual_joins import ADDS, branch_gradients, joins, nodes
@@ -103,7 +103,7 @@ class Reach:
 
 
 def expect_reach(bench: Bench) -> None:
-    """Large batches and sizes lose no parameter and no residual join that a small batch of small images has.
+    """Raise AssertionError where a large batch or size loses a parameter or residual join that a small one has.
 
     Each mode is compared with itself, since an implementation may compute the two differently; what the small pass has
     is held to the references by the checks with values. A subject that does not run on the meta device is left to them.
@@ -129,11 +129,7 @@ def expect_reach(bench: Bench) -> None:
     small = f"on {(2, 3, least, least)}"
     for train, shape, usual, there, missing in passes:
         where = f"{bench.who}: in {'train' if train else 'eval'} mode, on images {(shape[0], 3, *shape[1:])},"
-        assert not missing, (
-            f"{where} no gradient reaches {', '.join(missing[:5])}"
-            + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            + f"; {small} it does"
-        )
+        assert not missing, f"{where} no gradient reaches {some_of(missing)}; {small} it does"
         # Were it another way of writing the same, the additions would be gone as well, or the joins still there.
         assert there.joins >= usual.joins or there.others <= usual.others, (
             f"{where} {there.joins} residual joins carry a gradient on both branches; {small} {usual.joins} do: a "
@@ -169,7 +165,7 @@ def _unreached(model: nn.Module, logits: Tensor) -> set[str]:
 
 
 def expect_the_rest_to_learn(bench: Bench) -> None:
-    """What learns gets the gradient that it has where everything learns, whatever else is frozen.
+    """Raise AssertionError where freezing a part changes the gradients of the rest.
 
     In train mode, on images that need no gradient, as in a training loop. Vectors alone (norms and biases), matrices
     alone, the later half, the classifier: each is a usual way to fine-tune. The operations are the same each time, so
@@ -188,46 +184,30 @@ def expect_the_rest_to_learn(bench: Bench) -> None:
         "the classifier": {s for n in last for s in grafted.alignment.subject_names(n) if s in learning},
     }
     together, reentrant = _gradients(bench, made.subject, images)
-    least = 1e-6 * max((g.norm().item() for g in together.values()), default=0.0)
     for what, names in parts.items():
         if not names:
             continue
-        for name, parameter in learning.items():
-            parameter.requires_grad_(name in names)
-        try:
+        with training_only(made.subject, names):
             alone, _ = _gradients(bench, made.subject, images)
-        finally:
-            for parameter in learning.values():
-                parameter.requires_grad_(True)
-        for name in names:
-            if name not in together or (reentrant and name not in alone):
+        for name, error in gradient_errors(alone, together).items():
+            if name not in names or (reentrant and name not in alone):
                 continue
-            gradient = together[name]
-            error = relative(alone[name], gradient, max(gradient.norm().item(), least)) if name in alone else 1.0
             assert error <= CEILING, (
                 f"{bench.who}: in train mode, where {what} alone learn and the rest is frozen, the gradient of {name} "
                 f"is {f'off by {error:.1e}' if name in alone else 'missing'}; expected what it is where everything "
                 f"learns, to {CEILING:.0e} (relative, float64): a backward pass skips what it should compute"
             )
+        del alone
 
 
 def _gradients(bench: Bench, model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], bool]:
     """Of one training step's loss by each parameter that learns; none where the logits have no graph. And whether
     parts are checkpointed in the reentrant way."""
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with Float64Mode(), ControlledRng(batch=len(images)):
-            logits = bench.logits(model.train(), images)
-            model.zero_grad(set_to_none=True)
-            graph = nodes(logits.grad_fn) if logits.grad_fn is not None else ()
-            reentrant = any("CheckpointFunction" in node.name() for node in graph)
-            if logits.requires_grad:
-                bench.backward(logits, cotangent(bench, logits))
+    with restored(model), Float64Mode(), ControlledRng(batch=len(images)):
+        logits = bench.logits(model.train(), images)
+        model.zero_grad(set_to_none=True)
+        graph = nodes(logits.grad_fn) if logits.grad_fn is not None else ()
+        reentrant = any("CheckpointFunction" in node.name() for node in graph)
+        if logits.requires_grad:
+            bench.backward(logits, cotangent(bench, logits))
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, reentrant
-    finally:
-        for module, training in modes:
-            module.training = training
-        put_back(model, buffers)
-        for parameter in model.parameters():
-            parameter.grad = None

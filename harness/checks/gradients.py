@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.bench.bench import Bench
-from harness.bench.passes import PassResult, cotangent, load, run_pass
-from harness.bench.tolerances import CEILING, beside_noise, noise, relative, rowwise
-from harness.bench.weight_transplant import Transplant, transplant
+from harness.bench.passes import PassResult, cotangent, load, run_pass, training_only
+from harness.bench.tolerances import CEILING, beside_noise, gradient_errors, gradient_scales, noise, relative, rowwise
+from harness.bench.weight_transplant import transplant
 from harness.checks.gradient_flow import expect_reach, expect_the_rest_to_learn
-from harness.errors import SubjectError
+from harness.errors import SubjectError, some_of
 from harness.numerics.float64_mode import Float64Mode
 
 STEPS = (1e-8, 1e-9, 1e-7)
@@ -35,40 +35,45 @@ def check_gradients(bench: Bench) -> None:
     Eval mode, since a bias before a batch-normalisation has a gradient of zero in train mode by mathematics. That it
     gets one at all is looked at in both modes, and at sizes and batches for which values would take too long.
     """
-    model = _subject(bench)
-    outcome = run_pass(bench, model, bench.images(2, _side(bench), seed=6), train=False)
-    missing = [n for n, g in outcome.gradients.items() if g is None]
-    assert not missing, (
-        f"{bench.who}: no gradient reaches {', '.join(missing[:8])}"
-        + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        + "; expected one for every parameter (unused, detached, or under no_grad)"
-    )
-    for name, gradient in outcome.gradients.items():
-        assert gradient is not None
-        assert bool(torch.isfinite(gradient).all()), f"{bench.who}: the gradient of {name} is not finite"
-        assert bool(gradient.any()), f"{bench.who}: the gradient of {name} is zero everywhere; expected it to matter"
-    assert outcome.input_gradient is not None, f"{bench.who}: no gradient reaches the input"
-    reached = outcome.input_gradient.flatten(1).norm(dim=1)
-    assert bool((reached > 0).all()), f"{bench.who}: the input's gradient is zero for some samples of the batch"
-    _expect_through_frozen(bench, model, outcome)
+    model = transplant(bench).subject
+    outcome = run_pass(bench, model, bench.images(2, bench.small_side(), seed=6), train=False)
+    expect_parameter_gradients(bench, outcome.gradients)
+    reached = expect_input_gradient(bench, outcome)
+    del outcome  # its gradients take as much memory as the network
+    expect_gradient_through_frozen(bench, model, reached)
     expect_the_rest_to_learn(bench)
     expect_reach(bench)
 
 
-def _expect_through_frozen(bench: Bench, model: nn.Module, outcome: PassResult) -> None:
-    """With every parameter frozen the input's gradient is the same: what is frozen still hands gradients on."""
-    held = [p for p in model.parameters() if p.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
+def expect_parameter_gradients(bench: Bench, gradients: Mapping[str, Tensor | None]) -> None:
+    """Raise AssertionError where a parameter has no gradient, or one that is not finite or zero everywhere."""
+    missing = [n for n, g in gradients.items() if g is None]
+    assert not missing, (
+        f"{bench.who}: no gradient reaches {some_of(missing, 8)}; expected one for every parameter (unused, detached, "
+        "or under no_grad)"
+    )
+    for name, gradient in gradients.items():
+        assert gradient is not None
+        assert bool(torch.isfinite(gradient).all()), f"{bench.who}: the gradient of {name} is not finite"
+        assert bool(gradient.any()), f"{bench.who}: the gradient of {name} is zero everywhere; expected it to matter"
+
+
+def expect_input_gradient(bench: Bench, outcome: PassResult) -> Tensor:
+    """Raise AssertionError where no gradient reaches some sample of the input. Returns the input's gradient."""
+    assert outcome.input_gradient is not None, f"{bench.who}: no gradient reaches the input"
+    reached = outcome.input_gradient.flatten(1).norm(dim=1)
+    assert bool((reached > 0).all()), f"{bench.who}: the input's gradient is zero for some samples of the batch"
+    return outcome.input_gradient
+
+
+def expect_gradient_through_frozen(bench: Bench, model: nn.Module, expected: Tensor) -> None:
+    """Raise AssertionError where the input's gradient isn't ``expected`` once every parameter is frozen."""
     try:
-        there = run_pass(bench, model, bench.images(2, _side(bench), seed=6), train=False).input_gradient
+        with training_only(model, ()):
+            there = run_pass(bench, model, bench.images(2, bench.small_side(), seed=6), train=False).input_gradient
     except SubjectError:  # the logits have no graph at all
         there = None
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)
-    assert outcome.input_gradient is not None
-    error = 1.0 if there is None else rowwise(there, outcome.input_gradient)
+    error = 1.0 if there is None else rowwise(there, expected)
     assert error <= CEILING, (
         f"{bench.who}: with all parameters frozen the input's gradient is "
         f"{'missing' if there is None else f'off by {error:.1e}'}; expected the same as with them learning: frozen "
@@ -83,8 +88,16 @@ def check_gradcheck(bench: Bench) -> None:
     three steps rarely does, and rounding stays below it. A backward pass that is wrong is wrong along every direction,
     at every step, so one of `DIRECTIONS` has to agree: correct networks up to ResNet-152 agree to 1e-7 on each.
     """
-    model = _subject(bench)
-    images = bench.images(2, _side(bench), seed=7)
+    model = transplant(bench).subject
+    images = bench.images(2, bench.small_side(), seed=7)
+    expect_directional_derivative(bench, model, images)
+    expect_linear_backward(bench, model, images)
+    expect_nan_gradients(bench, model, images)
+    expect_second_derivatives(bench)
+
+
+def expect_directional_derivative(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where the gradient differs from the central difference along each of `DIRECTIONS`."""
     outcome = run_pass(bench, model, images, train=False)
     errors = []
     for number in range(DIRECTIONS):
@@ -97,32 +110,25 @@ def check_gradcheck(bench: Bench) -> None:
         f"least {min(errors):.1e} (expected at most {AGREEMENT:.0e} along one of them): part of the backward pass is "
         "cut, scaled or custom"
     )
-    _expect_linear(bench, model, images)
-    _expect_nan_to_show(bench, model, images)
-    expect_curvature(bench)
 
 
-def _expect_linear(bench: Bench, model: nn.Module, images: Tensor) -> None:
-    """A backward pass is linear in what it starts from, however small that is: nothing is cut or clipped."""
+def expect_linear_backward(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where gradients are not proportional to the logits' gradients, however small these are."""
     gradients = []
     for scale in (1.0, FAINT):
         given = images.clone().requires_grad_()
         with Float64Mode():
             logits = bench.logits(model, given)
         if scale == 1.0:
-            _expect_accumulation(bench, model, logits)
+            expect_accumulation(bench, model, logits)
             given.grad = None
         bench.backward(logits, scale * cotangent(bench, logits))
         gradients.append({"images": given.grad, **{n: p.grad for n, p in model.named_parameters()}})
         model.zero_grad(set_to_none=True)
     plain, faint = gradients
-    # What is zero by mathematics, such as a key's bias before a softmax, is nothing but rounding.
-    least = 1e-6 * max(float(g.norm()) for g in plain.values() if g is not None)
-    for name, gradient in plain.items():
-        if gradient is None or not bool(gradient.any()):
-            continue
-        there = faint[name]
-        error = 1.0 if there is None else float((there / FAINT - gradient).norm()) / max(float(gradient.norm()), least)
+    plain = {n: g for n, g in plain.items() if g is not None and bool(g.any())}
+    rescaled = {n: g.div_(FAINT) for n, g in faint.items() if g is not None}
+    for name, error in gradient_errors(rescaled, plain).items():
         assert error <= CEILING, (
             f"{bench.who}: from logits' gradients {FAINT:.0e} times as large, that of {name} is off by {error:.1e} "
             f"from {FAINT:.0e} times what it was; expected at most {CEILING:.0e} (relative, float64): small gradients "
@@ -130,8 +136,11 @@ def _expect_linear(bench: Bench, model: nn.Module, images: Tensor) -> None:
         )
 
 
-def _expect_nan_to_show(bench: Bench, model: nn.Module, images: Tensor) -> None:
-    """From logits' gradients that are NaN each gradient has NaN: a loss scaler sees by it that a step overflowed."""
+def expect_nan_gradients(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where a gradient is finite though the logits' gradients are NaN.
+
+    A loss scaler sees by NaN that a step overflowed.
+    """
     given = images.clone().requires_grad_()
     with Float64Mode():
         logits = bench.logits(model, given)
@@ -140,13 +149,13 @@ def _expect_nan_to_show(bench: Bench, model: nn.Module, images: Tensor) -> None:
     model.zero_grad(set_to_none=True)
     hidden = [n for n, g in gradients.items() if g is not None and bool(torch.isfinite(g).all())]
     assert not hidden, (
-        f"{bench.who}: from logits' gradients that are NaN the gradient of {', '.join(hidden[:5])} is finite; expected "
+        f"{bench.who}: from logits' gradients that are NaN the gradient of {some_of(hidden)} is finite; expected "
         "NaN, by which a loss scaler sees that a step overflowed (nan_to_num in a hook or a backward pass)"
     )
 
 
-def _expect_accumulation(bench: Bench, model: nn.Module, logits: Tensor) -> None:
-    """A second backward pass through the same graph adds to each gradient what the first one gave."""
+def expect_accumulation(bench: Bench, model: nn.Module, logits: Tensor) -> None:
+    """Raise AssertionError where a second backward pass through the same graph does not double each gradient."""
     sent = cotangent(bench, logits)
     model.zero_grad(set_to_none=True)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -157,10 +166,9 @@ def _expect_accumulation(bench: Bench, model: nn.Module, logits: Tensor) -> None
     except RuntimeError as refused:  # says itself that it can't be done twice
         bench.notes["accumulation"] = f"a second backward pass raised {type(refused).__name__}"
         once = {}
-    least = 1e-6 * max((float(g.norm()) for g in once.values()), default=0.0)
-    for name, gradient in once.items():
+    for name, scale in gradient_scales(once).items():
         twice = parameters[name].grad
-        error = 1.0 if twice is None else float((twice - 2 * gradient).norm()) / max(float(gradient.norm()), least)
+        error = 1.0 if twice is None else relative(twice, 2 * once[name], scale)
         assert error <= CEILING, (
             f"{bench.who}: after a second backward pass through the same graph the gradient of {name} is off by "
             f"{error:.1e} from twice the first; expected at most {CEILING:.0e} (relative, float64): the backward pass "
@@ -213,17 +221,10 @@ def _inner(part: Tensor, drawn: Tensor) -> float:
     return float((part @ drawn).sum() if drawn.ndim == 1 else (part * drawn).sum())
 
 
-def _side(bench: Bench) -> int:
-    return bench.small_side()
+def expect_second_derivatives(bench: Bench) -> None:
+    """Raise AssertionError where derivatives of the input's gradient along a direction aren't the reference's.
 
-
-def _subject(bench: Bench) -> nn.Module:
-    made: Transplant = transplant(bench)
-    return made.subject
-
-
-def expect_curvature(bench: Bench) -> None:
-    """Derivatives of the input's gradient along a direction equal the reference's, in eval mode and float64.
+    In eval mode and float64.
 
     A network may refuse to be differentiated twice, as fused attention does on the CPU (which is therefore taken
     apart here); it may not give a wrong answer, as a backward pass does whose own derivative autograd can't see.
@@ -239,11 +240,9 @@ def expect_curvature(bench: Bench) -> None:
         bench.notes["second_derivatives"] = f"refused ({type(refused).__name__})"
         return
     named = {**grafted.alignment.to_reference(got), "images": got["images"]}
-    least = 1e-6 * max(t.norm().item() for t in expected.values())
-    for name, there in expected.items():
+    for name, error in gradient_errors(named, expected).items():
         if name not in named:
             continue
-        error = relative(named[name], there, max(there.norm().item(), least))
         names = "the images" if name == "images" else ", ".join(grafted.alignment.subject_names(name)) or name
         assert error <= CEILING, (
             f"{bench.who}: differentiated twice, it differs from {grafted.title}: the derivative by {names} of the "

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from harness.bench.bench import Bench, seeded
 from harness.bench.passes import float64_logits, load, run_pass, state
-from harness.bench.tolerances import CEILING, beside_noise, expect_same_logits, relative, rowwise
+from harness.bench.tolerances import CEILING, beside_noise, expect_same_logits, gradient_errors, relative, rowwise
 from harness.bench.weight_transplant import rounding_bound, transplant
 from harness.errors import first_line
 from harness.numerics.float64_mode import Float64Mode
 
 PASSES = 4
-"""After which what is kept from each pass has shown itself: the first ones may fill a cache of a fixed size."""
+"""Enough passes to tell a leak from a bounded cache, which the first ones may fill."""
 
 LARGE_BATCH = 9
 """More than the eight that code written for one machine is most often limited to."""
@@ -96,18 +96,23 @@ def check_no_cache(bench: Bench) -> None:
         f"{bench.who}: after a call on another input the first input's logits changed by {rowwise(again, first):.1e}: "
         "state is kept between calls"
     )
-    _expect_passes_apart(bench, model, one, two)
-    _expect_nothing_kept(bench)
+    expect_passes_apart(bench, model, one, two)
+    expect_nothing_kept(bench)
+    expect_overwritten_weights_used(bench, model, one)
+
+
+def expect_overwritten_weights_used(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where logits don't follow weights and statistics that are overwritten in place."""
     saved = {n: t.clone() for n, t in state(model).items()}
     generator = torch.Generator().manual_seed(bench.seed + 26)
     for tensor in state(model).values():
         for part, drawn in beside_noise(tensor.data, generator):  # leaves no trace in torch's version count
             part.mul_(drawn.mul(0.02).exp_())
-    changed = float64_logits(bench, model, one)
+    changed = float64_logits(bench, model, images)
     fresh = bench.small_copy().double().eval()
     load(fresh, state(model))
     load(model, saved)
-    off, wide = rowwise(changed, float64_logits(bench, fresh, one)), 100 * bound
+    off, wide = rowwise(changed, float64_logits(bench, fresh, images)), 100 * rounding_bound(bench)
     assert off <= wide, (
         f"{bench.who}: after its weights and statistics were overwritten in place, the logits differ "
         f"by {off:.1e} from those of a fresh instance that holds the same ones; expected at most {wide:.1e}: something "
@@ -115,8 +120,8 @@ def check_no_cache(bench: Bench) -> None:
     )
 
 
-def _expect_passes_apart(bench: Bench, model: nn.Module, one: Tensor, two: Tensor) -> None:
-    """The backward pass of one input, with and without a forward pass of another in between."""
+def expect_passes_apart(bench: Bench, model: nn.Module, one: Tensor, two: Tensor) -> None:
+    """Raise AssertionError where a forward pass on ``two`` changes the backward pass that follows one on ``one``."""
     gradients = []
     for between in (False, True):
         images = one.clone().requires_grad_()
@@ -139,8 +144,8 @@ def _expect_passes_apart(bench: Bench, model: nn.Module, one: Tensor, two: Tenso
     )
 
 
-def _expect_nothing_kept(bench: Bench) -> None:
-    """Tensors that are alive, and hooks, do not grow in number from each pass in train and in eval mode to the next."""
+def expect_nothing_kept(bench: Bench) -> None:
+    """Raise AssertionError where each pass in train and eval mode leaves more tensors alive, or more hooks."""
     model = bench.small_copy().train()
     images = bench.images(4, bench.small_side(), seed=32).float()
     alive, hooks = [], []
@@ -190,12 +195,12 @@ def check_memory_format(bench: Bench) -> None:
     with _channels_last(model):
         got = float64_logits(bench, model, layouts["channels_last"])
     expect_same_logits(bench, "with weights and input in channels_last", got, expected, bound)
-    _same_training(bench, model, images, layouts["channels_last"])
+    expect_same_training_step(bench, model, images, layouts["channels_last"])
 
 
 @contextmanager
 def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Its weights are laid out so within. torch refuses that for tensors of five dimensions: then they are left."""
+    """Its weights are in channels_last, except where torch refuses that: beside tensors of five dimensions."""
     if any(t.ndim == 5 for t in (*model.parameters(), *model.buffers())):
         yield
         return
@@ -206,19 +211,15 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
         model.to(memory_format=torch.contiguous_format)
 
 
-def _same_training(bench: Bench, model: nn.Module, images: Tensor, laid_out: Tensor) -> None:
-    """A training step on the same values in another layout, of the weights too, gives the same logits and gradients."""
+def expect_same_training_step(bench: Bench, model: nn.Module, images: Tensor, laid_out: Tensor) -> None:
+    """Raise AssertionError where channels_last changes the logits or gradients of a training step."""
     plain = run_pass(bench, model, images, train=True)
     with _channels_last(model):
         other = run_pass(bench, model, laid_out, train=True)
     expect_same_logits(
         bench, "in train mode with weights and input in channels_last", other.logits, plain.logits, CEILING
     )
-    given = {n: g for n, g in plain.gradients.items() if g is not None}
-    least = 1e-6 * max((g.norm().item() for g in given.values()), default=0.0)
-    for name, gradient in given.items():
-        there = other.gradients[name]
-        error = float("inf") if there is None else relative(there, gradient, max(gradient.norm().item(), least))
+    for name, error in gradient_errors(other.gradients, plain.gradients).items():
         assert error <= CEILING, (
             f"{bench.who}: in train mode weights and an input in channels_last give {name} another gradient, off "
             f"by {error:.1e}; expected at most {CEILING:.0e} (relative, float64)"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.bench.bench import CLASSES, Bench, seeded
 from harness.bench.weight_transplant import transplant
 from harness.checks.side_effects import fresh
+from harness.errors import some_of
 from harness.process.global_state import generators
 
 LARGEST_FIRST_LOSS = 30.0
@@ -40,8 +41,18 @@ def check_initialisation(bench: Bench) -> None:
     within a few steps every weight matrix gets a gradient.
     """
     model, second = fresh(bench).models
+    expect_broken_symmetry(bench, model, second)
+    expect_seed_to_decide(bench, model)
+    expect_statistics(bench, second)
+    expect_weight_spread(bench, second)
+    expect_norm_scales(bench, second)
+    expect_learning(bench, model)
+
+
+def expect_broken_symmetry(bench: Bench, model: nn.Module, second: nn.Module) -> None:
+    """Raise AssertionError where weights are not finite, are constant, or are equal in both, built from two seeds."""
     bad = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    assert not bad, f"{bench.who}: freshly built, {', '.join(bad[:5])} is not finite"
+    assert not bad, f"{bench.who}: freshly built, {some_of(bad)} is not finite"
     # As the reference has them: what a subject stacks over its layers is no matrix for that.
     first, other = (_matrices(bench, {n: p.detach() for n, p in m.named_parameters()}) for m in (model, second))
     constant = [n for n, p in first.items() if bool((p == p.flatten()[0]).all())]
@@ -53,15 +64,6 @@ def check_initialisation(bench: Bench) -> None:
     )
     same = [n for n, p in first.items() if n not in constant and n in other and torch.equal(p, other[n])]
     assert not same, f"{bench.who}: {_named(bench, same)} starts with the same values under different seeds"
-    _check_seed(bench, model)
-    _check_statistics(bench, second)
-    _check_spread(bench, second)
-    _check_scales(bench, second)
-    value = _check_learning(bench, model)
-    assert value < LARGEST_FIRST_LOSS, (
-        f"{bench.who}: freshly built, the loss of a training batch is {value:.1f}; expected near "
-        "log(10) = 2.3: the initial weights are far too large"
-    )
 
 
 def _matrices(bench: Bench, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,8 +77,8 @@ def _named(bench: Bench, names: Sequence[str]) -> str:
     return ", ".join(", ".join(alignment.subject_names(name)) for name in names[:5])
 
 
-def _check_seed(bench: Bench, model: nn.Module) -> None:
-    """After the same seeds it starts with the same values, and every value is given.
+def expect_seed_to_decide(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where the same seeds give other values, or some value is never given.
 
     ``model`` was built from ``bench.seed + 1``. What is left uninitialised is NaN under torch's deterministic mode,
     which does not change what is drawn.
@@ -86,12 +88,12 @@ def _check_seed(bench: Bench, model: nn.Module) -> None:
     names = dict(again.named_parameters())
     left = [n for n, p in names.items() if not bool(torch.isfinite(p).all())]
     assert not left, (
-        f"{bench.who}: freshly built, {', '.join(left[:5])} is never given a value: it holds what was in memory (which "
+        f"{bench.who}: freshly built, {some_of(left)} is never given a value: it holds what was in memory (which "
         "torch fills with NaN here)"
     )
     other = [n for n, p in model.named_parameters() if n in names and not torch.equal(p, names[n])]
     assert not other, (
-        f"{bench.who}: built twice after the same seeds (torch's, Python's, NumPy's), {', '.join(other[:5])} starts "
+        f"{bench.who}: built twice after the same seeds (torch's, Python's, NumPy's), {some_of(other)} starts "
         "with other values; expected the seeds to decide (it draws from a state that is kept)"
     )
 
@@ -107,8 +109,11 @@ def filled_with_nan() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
-def _check_learning(bench: Bench, model: nn.Module) -> float:
-    """Returns the first batch's loss. The model is moved by `STEPS` small steps where they are needed."""
+def expect_learning(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where the first loss is far too large, or a weight matrix gets no gradient in `STEPS` steps.
+
+    ``model`` takes these steps where they are needed.
+    """
     model.train()
     images = bench.images(4, bench.small_side(), seed=47).float()
     losses, waiting = [], None
@@ -122,7 +127,7 @@ def _check_learning(bench: Bench, model: nn.Module) -> float:
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad(set_to_none=True)
         wild = [n for n, g in gradients.items() if not bool(torch.isfinite(g).all())]
-        assert not wild, f"{bench.who}: freshly built, the gradient of {', '.join(wild[:5])} is not finite"
+        assert not wild, f"{bench.who}: freshly built, the gradient of {some_of(wild)} is not finite"
         matrices = _matrices(bench, gradients)
         without = {n for n, g in matrices.items() if not bool(g.any())}
         assert len(without) < len(matrices), (
@@ -137,7 +142,10 @@ def _check_learning(bench: Bench, model: nn.Module) -> float:
         f"{bench.who}: freshly built, {_named(bench, sorted(waiting or ()))} gets no gradient, nor does it after "
         f"{STEPS} steps of the others: it starts between zeros that nothing can move"
     )
-    return losses[0]
+    assert losses[0] < LARGEST_FIRST_LOSS, (
+        f"{bench.who}: freshly built, the loss of a training batch is {losses[0]:.1f}; expected near "
+        "log(10) = 2.3: the initial weights are far too large"
+    )
 
 
 @torch.no_grad()
@@ -149,8 +157,8 @@ def small_step(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
             parameter.sub_(gradients[name], alpha=0.1 / length)
 
 
-def _check_statistics(bench: Bench, model: nn.Module) -> None:
-    """Running statistics start at mean 0 and variance 1, so that eval mode works before the first training step."""
+def expect_statistics(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where running statistics don't start at mean 0 and variance 1, as eval mode needs them."""
     grafted = transplant(bench).grafted[0]
     fresh = {n: b.double() for n, b in model.named_buffers() if b.is_floating_point()}
     for name, buffer in grafted.alignment.to_reference(fresh).items():
@@ -162,9 +170,8 @@ def _check_statistics(bench: Bench, model: nn.Module) -> None:
                 )
 
 
-def _check_spread(bench: Bench, model: nn.Module) -> None:
-    """No convolution or linear layer starts with weights so large that they swamp every step that is taken, or so small
-    that nothing comes of it."""
+def expect_weight_spread(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where a convolution or linear layer starts far too wide or too narrow."""
     grafted = transplant(bench).grafted[0]
     fresh = {n: p.detach() for n, p in model.named_parameters()}
     starts = grafted.alignment.to_reference(fresh)
@@ -175,8 +182,8 @@ def _check_spread(bench: Bench, model: nn.Module) -> None:
             expect_spread(bench.who, ", ".join(grafted.alignment.subject_names(f"{name}.weight")), weight, groups)
 
 
-def _check_scales(bench: Bench, model: nn.Module) -> None:
-    """The scales of a norm start near one, or all at zero at a residual branch's end."""
+def expect_norm_scales(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where a norm's scales start neither near one nor, as at a branch's end, all at zero."""
     grafted = transplant(bench).grafted[0]
     starts = grafted.alignment.to_reference({n: p.detach() for n, p in model.named_parameters()})
     for name, module in grafted.model.named_modules():

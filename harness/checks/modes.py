@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.bench.bench import Bench
 from harness.bench.passes import float64_logits
 from harness.bench.tolerances import expect_same_logits
 from harness.bench.weight_transplant import rounding_bound, transplant
+from harness.errors import some_of
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 
@@ -22,11 +24,11 @@ def check_mode_switch(bench: Bench) -> None:
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     expected = float64_logits(bench, model, images)
     moved = [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
-    assert not moved, f"{bench.who}: a forward pass in eval mode changes {', '.join(moved[:5])}"
+    assert not moved, f"{bench.who}: a forward pass in eval mode changes {some_of(moved)}"
     before = dict(model.named_parameters())
-    _expect_training_restored(bench)
-    _expect_norms_to_freeze(bench)
-    _expect_frozen_norms_to_be_used(bench, model, images)
+    expect_training_restored(bench)
+    expect_frozen_statistics_kept(bench)
+    expect_frozen_statistics_used(bench, model, images)
     model.train()
     model.eval()
     got = float64_logits(bench, model, images)
@@ -34,7 +36,7 @@ def check_mode_switch(bench: Bench) -> None:
     other = [n for n, p in model.named_parameters() if before.get(n) is not p]
     model.eval()
     assert not other, (
-        f"{bench.who}: train() and eval() put new parameters in the place of {', '.join(other[:5])}; an optimizer made "
+        f"{bench.who}: train() and eval() put new parameters in the place of {some_of(other)}; an optimizer made "
         "before goes on with the old ones"
     )
     expect_same_logits(bench, "after train() and eval()", got, expected, rounding_bound(bench))
@@ -46,11 +48,11 @@ def check_mode_switch(bench: Bench) -> None:
     with torch.inference_mode():
         inferred = bench.logits(model, images).clone()
     expect_same_logits(bench, "under inference_mode", inferred, plain, rounding_bound(bench))
-    _expect_trainable_after_inference(bench, images.float())
+    expect_trainable_after_inference(bench, images.float())
 
 
-def _expect_training_restored(bench: Bench) -> None:
-    """A new network that is evaluated once trains as before: the same parameters learn, and the same is drawn."""
+def expect_training_restored(bench: Bench) -> None:
+    """Raise AssertionError where eval() and train() change which parameters are trainable, or what is drawn."""
     model = bench.small_copy().train()
     images = bench.images(4, bench.small_side(), seed=33).float()
     seen = []
@@ -62,7 +64,7 @@ def _expect_training_restored(bench: Bench) -> None:
         model.train()
     (learning, draws), (still, later) = seen
     frozen = [n for n in learning if n not in still]
-    assert not frozen, f"{bench.who}: after eval() and train() {', '.join(frozen[:5])} no longer trains"
+    assert not frozen, f"{bench.who}: after eval() and train() {some_of(frozen)} no longer trains"
     assert draws == later, (
         f"{bench.who}: after eval() and train() a pass in train mode draws {len(later)} times, before {len(draws)}: "
         "dropout or stochastic depth is switched off, or changed, for good"
@@ -72,16 +74,20 @@ def _expect_training_restored(bench: Bench) -> None:
     model.train()
     thawed = [n for n, p in model.named_parameters() if p.requires_grad]
     assert not thawed, (
-        f"{bench.who}: eval() and train() make {', '.join(thawed[:5])} trainable, which the caller had frozen by "
+        f"{bench.who}: eval() and train() make {some_of(thawed)} trainable, which the caller had frozen by "
         "requires_grad_(False); expected a mode to leave that alone"
     )
 
 
-def _expect_norms_to_freeze(bench: Bench) -> None:
-    """BatchNorms that are put into eval mode, as fine-tuning does, keep their statistics while the rest trains."""
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms inside ``model``, by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m is not model}
+
+
+def expect_frozen_statistics_kept(bench: Bench) -> None:
+    """Raise AssertionError where a BatchNorm in eval mode, as in fine-tuning, updates its statistics in training."""
     model = bench.small_copy().train()
-    kind = nn.modules.batchnorm._BatchNorm
-    norms = {n: m for n, m in model.named_modules() if isinstance(m, kind) and m is not model}
+    norms = batch_norms(model)
     before = {name: [buffer.clone() for buffer in norm.eval().buffers()] for name, norm in norms.items()}
     if not norms:
         return
@@ -90,21 +96,22 @@ def _expect_norms_to_freeze(bench: Bench) -> None:
     moved = [n for n, kept in before.items() if not all(map(torch.equal, kept, norms[n].buffers()))]
     assert not moved, (
         f"{bench.who}: with its BatchNorms in eval mode, as fine-tuning freezes them, and the rest in train mode a "
-        f"pass moves the statistics of {', '.join(moved[:5])}; expected them to follow their own mode"
+        f"pass moves the statistics of {some_of(moved)}; expected them to follow their own mode"
     )
 
 
-def _expect_frozen_norms_to_be_used(bench: Bench, model: nn.Module, images: Tensor) -> None:
-    """Where every norm is a BatchNorm in eval mode and nothing is drawn, train mode computes what eval mode does."""
-    made = transplant(bench)
-    kind = nn.modules.batchnorm._BatchNorm
-    norms = [m for m in model.modules() if isinstance(m, kind) and m is not model]
-    if not norms or len(norms) != sum(isinstance(m, kind) for m in made.grafted[0].model.modules()):
+def expect_frozen_statistics_used(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where train mode with every BatchNorm in eval mode differs from eval mode.
+
+    Applies where nothing is drawn, and where the subject's batch norms are as many as the reference's.
+    """
+    norms = batch_norms(model)
+    if not norms or len(norms) != len(batch_norms(transplant(bench).grafted[0].model)):
         return
     expected = float64_logits(bench, model, images)
     model.train()
     try:
-        for norm in norms:
+        for norm in norms.values():
             norm.eval()
         with torch.no_grad(), Float64Mode(), ControlledRng(batch=len(images)) as randomness:
             got = bench.logits(model, images).clone()
@@ -116,8 +123,8 @@ def _expect_frozen_norms_to_be_used(bench: Bench, model: nn.Module, images: Tens
         )
 
 
-def _expect_trainable_after_inference(bench: Bench, images: Tensor) -> None:
-    """A model that validates before it trains: nothing made under ``inference_mode`` may be kept for training."""
+def expect_trainable_after_inference(bench: Bench, images: Tensor) -> None:
+    """Raise AssertionError where a model that ran under ``inference_mode`` can't be trained afterwards."""
     model = bench.small_copy().eval()
     with torch.inference_mode():
         bench.logits(model, images)

@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from harness.bench.bench import Bench
 from harness.bench.passes import float64_logits
-from harness.bench.tolerances import rowwise
+from harness.bench.tolerances import expect_same_logits
 from harness.bench.weight_transplant import rounding_bound, transplant
-from harness.checks.side_effects import (
-    built_from,
-    fresh,
-)
-from harness.errors import first_line
+from harness.checks.side_effects import fresh
+from harness.errors import first_line, some_of
 
 
 def check_state_dict_round_trip(bench: Bench) -> None:
@@ -29,7 +26,7 @@ def check_state_dict_round_trip(bench: Bench) -> None:
     made = transplant(bench)
     images = bench.images(2, made.side, seed=40)
     expected = float64_logits(bench, made.subject, images)
-    _expect_the_same_inside_another(bench, made.subject, images, expected)
+    expect_same_inside_another(bench, made.subject, images, expected)
     saved = made.subject.state_dict()
     tensors = _savable(saved)
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +34,8 @@ def check_state_dict_round_trip(bench: Bench) -> None:
         save_file(tensors, path)
         loaded = load_file(path)
     extra = {n: value for n, value in saved.items() if n not in loaded}  # of get_extra_state: it may be anything
-    second = bench.copied(fresh(bench).models[1], lambda: built_from(bench, 2)).double().eval()
+    second = fresh(bench).models[1].double().eval()
+    bench.drop("fresh")  # it is changed from here on
     try:
         second.load_state_dict({**loaded, **extra})
     except RuntimeError as error:
@@ -45,19 +43,22 @@ def check_state_dict_round_trip(bench: Bench) -> None:
             f"{bench.who}: a second instance refuses the first one's state_dict: {first_line(error)}"
         ) from error
     expect_strict(bench, second, {**loaded, **extra})
-    got, bound = float64_logits(bench, second, images), rounding_bound(bench)
-    off = rowwise(got, expected)
-    assert off <= bound, (
-        f"{bench.who}: a second instance with the same state_dict gives logits off by {off:.1e}, expected at most "
-        f"{bound:.1e}: something that acts on the output is neither a parameter nor a persistent buffer"
+    del tensors, loaded
+    expect_same_logits(
+        bench,
+        "in a second instance with the same state_dict",
+        float64_logits(bench, second, images),
+        expected,
+        rounding_bound(bench),
+        "something that acts on the output is neither a parameter nor a persistent buffer",
     )
-    _expect_pickled(bench, second, images, expected)
-    _expect_copy_apart(bench, second, images, expected)
-    _expect_assigned(bench, second, {**loaded, **extra}, images, expected)
+    expect_picklable(bench, second, images, expected)
+    expect_copy_apart(bench, second, images, expected)
+    expect_assigned_state_used(bench, second, saved, images, expected)
 
 
 def expect_strict(bench: Bench, model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """``load_state_dict`` refuses a state that lacks a name, has another, or a tensor of another shape.
+    """Raise AssertionError where ``load_state_dict`` takes a missing or unknown name, or a tensor of another shape.
 
     Names are looked at from both ends, since it is the classifier that some loaders forgive, in the middle, and of the
     buffers the last one of several values, in a norm.
@@ -84,8 +85,8 @@ def expect_strict(bench: Bench, model: nn.Module, tensors: Mapping[str, Any]) ->
     model.load_state_dict(tensors)
 
 
-def _expect_the_same_inside_another(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
-    """Inside another module, as in a detector, it is saved under that one's names, and follows its mode."""
+def expect_same_inside_another(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Raise AssertionError where the model, inside another module, has other names or doesn't follow its mode."""
     if isinstance(model, torch.jit.ScriptModule):
         return
     outer, names = nn.ModuleDict({"inner": model}), list(model.state_dict())
@@ -97,36 +98,47 @@ def _expect_the_same_inside_another(bench: Bench, model: nn.Module, images: Tens
         ) from error
     astray = sorted(given ^ {f"inner.{n}" for n in names})
     assert not astray, (
-        f"{bench.who}: inside another module its state has {', '.join(astray[:3])}"
-        f"{f' and {len(astray) - 3} more' if len(astray) > 3 else ''} too many or too few; expected each of its names "
-        "behind that of the attribute which holds it, as nn.Module does it"
+        f"{bench.who}: inside another module its state has {some_of(astray, 3)} too many or too few; "
+        "expected each of its names behind that of the attribute which holds it, as nn.Module does it"
     )
     outer.train()
     outer.eval()
-    off, bound = rowwise(float64_logits(bench, model, images), expected), rounding_bound(bench)
-    assert off <= bound, (
-        f"{bench.who}: inside another module that is put into train and into eval mode, its logits are off by "
-        f"{off:.1e}, expected at most {bound:.1e}: its eval() does what train(False), which a parent calls, does not"
+    expect_same_logits(
+        bench,
+        "inside another module that is put into train and into eval mode",
+        float64_logits(bench, model, images),
+        expected,
+        rounding_bound(bench),
+        "its eval() does what train(False), which a parent calls, does not",
     )
     model.eval()
 
 
-def _expect_pickled(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
-    """Pickled, as ``torch.save`` and other processes get it, it is the same network."""
+def expect_picklable(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Raise AssertionError where a pickle, as ``torch.save`` and other processes get it, gives other logits."""
     try:
-        again = pickle.loads(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)).double().eval()
+        with tempfile.TemporaryFile() as file:  # pickle alone would keep the weights twice more in memory
+            torch.save(model, file, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+            file.seek(0)
+            again = torch.load(file, weights_only=False).double().eval()
     except Exception as error:  # it holds a lock or a lambda
         bench.notes["pickle"] = f"can't be pickled ({type(error).__name__})"
         return
-    off, bound = rowwise(float64_logits(bench, again, images), expected), rounding_bound(bench)
-    assert off <= bound, (
-        f"{bench.who}: pickled and read again its logits are off by {off:.1e}, expected at most {bound:.1e}: its own "
-        "__reduce__ or __getstate__ leaves something out"
+    expect_same_logits(
+        bench,
+        "pickled and read again,",
+        float64_logits(bench, again, images),
+        expected,
+        rounding_bound(bench),
+        "its own __reduce__ or __getstate__ leaves something out",
     )
 
 
-def _expect_copy_apart(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
-    """A deep copy, such as averaged weights are kept in, computes with its own tensors: those of the original move."""
+def expect_copy_apart(bench: Bench, model: nn.Module, images: Tensor, expected: Tensor) -> None:
+    """Raise AssertionError where a deep copy, as weight averaging makes, follows the original's parameters.
+
+    Changes the parameters of ``model``.
+    """
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # it holds a lock, a file, a tensor of some graph
@@ -135,28 +147,36 @@ def _expect_copy_apart(bench: Bench, model: nn.Module, images: Tensor, expected:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
-    off, bound = rowwise(float64_logits(bench, twin, images), expected), rounding_bound(bench)
-    assert off <= bound, (
-        f"{bench.who}: after the original's parameters were changed, the logits of its deep copy are off by "
-        f"{off:.1e}, expected at most {bound:.1e}: the copy computes with the original's layers (a closure or a bound "
-        "method keeps them)"
+    expect_same_logits(
+        bench,
+        "in a deep copy, after the original's parameters were changed,",
+        float64_logits(bench, twin, images),
+        expected,
+        rounding_bound(bench),
+        "the copy computes with the original's layers (a closure or a bound method keeps them)",
     )
 
 
-def _expect_assigned(
+def expect_assigned_state_used(
     bench: Bench, model: nn.Module, tensors: Mapping[str, Any], images: Tensor, expected: Tensor
 ) -> None:
-    """A state that is assigned, not copied (how models built on the meta device get their weights), is used."""
+    """Raise AssertionError where a state that is assigned, not copied, isn't used.
+
+    Models that are built on the meta device get their weights so.
+    """
     given = {n: t.clone() if isinstance(t, Tensor) else t for n, t in tensors.items()}
     try:
         model.load_state_dict(given, assign=True)
     except Exception as error:  # a load_state_dict of its own that knows no such keyword
         bench.notes["assign"] = f"not taken ({type(error).__name__})"
         return
-    off, bound = rowwise(float64_logits(bench, model, images), expected), rounding_bound(bench)
-    assert off <= bound, (
-        f"{bench.who}: after load_state_dict(assign=True) the logits are off by {off:.1e}, expected at most "
-        f"{bound:.1e}: the forward pass uses tensors that were taken from its parameters before"
+    expect_same_logits(
+        bench,
+        "after load_state_dict(assign=True)",
+        float64_logits(bench, model, images),
+        expected,
+        rounding_bound(bench),
+        "the forward pass uses tensors that were taken from its parameters before",
     )
 
 

@@ -47,7 +47,7 @@ def check_shapes(bench: Bench) -> None:
     def shapes(size: tuple[int, int, int], configuration: tuple[int, int]) -> None:
         (batch, height, width), (classes, channels) = size, configuration
         subject = model(classes, channels)
-        _check_one(bench, subject, (batch, channels, height, width), classes, "meta")
+        expect_published_shapes(bench, subject, (batch, channels, height, width), classes, "meta")
 
     try:
         with torch.no_grad():
@@ -58,22 +58,25 @@ def check_shapes(bench: Bench) -> None:
     side = architecture.input_size
     operations = {}
     for key in configurations:  # what a network makes at its first call is no operation of its own
-        _check_one(bench, model(*key), (2, key[1], side, side), key[0], "meta")
+        expect_published_shapes(bench, model(*key), (2, key[1], side, side), key[0], "meta")
     for classes, channels in configurations:  # what fails for the plainest input needs no search
-        trace = _check_one(bench, model(classes, channels), (2, channels, side, side), classes, "meta")
+        trace = expect_published_shapes(bench, model(classes, channels), (2, channels, side, side), classes, "meta")
         operations[classes, channels] = trace.operations
-    _expect_same_network(bench, models, operations)
-    _expect_size_followed(bench)
-    _expect_stages_in_training(bench, model(CLASSES, 3))
+    expect_same_operations(bench, models, operations)
+    expect_position_embedding(bench)
+    expect_stages_in_training(bench, model(CLASSES, 3))
     describe_failure(bench, shapes)
 
 
-def _expect_same_network(
+def expect_same_operations(
     bench: Bench,
     models: Mapping[tuple[int, int], nn.Module],
     operations: Mapping[tuple[int, int], Mapping[str, int]],
 ) -> None:
-    """Class and channel counts change widths, and nothing else: the same operations, and parameters in proportion."""
+    """Raise AssertionError where class or channel counts change more than widths.
+
+    The operations stay the same, and the parameters grow in proportion.
+    """
     for index, (what, other, keyword) in enumerate(((CLASS_COUNTS, 3, "num_classes"), (CHANNEL_COUNTS, CLASSES, ""))):
         keys = {n: (n, other) if index == 0 else (other, n) for n in what}
         keys = {n: key for n, key in keys.items() if key in models}
@@ -98,8 +101,8 @@ def _expect_same_network(
             )
 
 
-def _expect_size_followed(bench: Bench) -> None:
-    """Built for another image size, a network with positions has one for each patch and the class token."""
+def expect_position_embedding(bench: Bench) -> None:
+    """Raise AssertionError where, built for another image size, there isn't one position for each patch."""
     patch, keyword = bench.architecture.patch, bench.size_keyword
     if patch is None or keyword is None:
         return
@@ -116,8 +119,8 @@ def _expect_size_followed(bench: Bench) -> None:
         )
 
 
-def _expect_stages_in_training(bench: Bench, model: nn.Module) -> None:
-    """In train mode too every stage has its published shape, at the published size and beyond."""
+def expect_stages_in_training(bench: Bench, model: nn.Module) -> None:
+    """Raise AssertionError where a stage has another shape in train mode, at the published size and beyond."""
     side = bench.architecture.input_size
     sides = (side,) if bench.architecture.patch is not None else (side, 2 * side + 1)
     model.train()
@@ -129,7 +132,7 @@ def _expect_stages_in_training(bench: Bench, model: nn.Module) -> None:
                 bench.notes["meta_training"] = f"not followed in train mode ({type(error).__name__})"
                 return
             for size in sides:
-                _check_one(bench, model, (BATCH_IN_TRAINING, 3, size, size), CLASSES, "meta")
+                expect_published_shapes(bench, model, (BATCH_IN_TRAINING, 3, size, size), CLASSES, "meta")
     finally:
         model.eval()
 
@@ -148,14 +151,18 @@ def check_shapes_on_values(bench: Bench) -> None:
         if classes not in models:
             models[classes] = (bench.small_copy() if classes == CLASSES else bench.small(classes)).eval()
         batch, height, width = size
-        _check_one(bench, models[classes], (batch, 3, height, width), classes, "cpu")
+        expect_published_shapes(bench, models[classes], (batch, 3, height, width), classes, "cpu")
 
     describe_failure(bench, shapes)
 
 
-def _check_one(
+def expect_published_shapes(
     bench: Bench, model: nn.Module, shape: tuple[int, int, int, int], classes: int, device: str
 ) -> ShapeTrace:
+    """Raise AssertionError where logits, or a stage's feature map, have another shape or dtype, or are not finite.
+
+    ``shape`` is (batch, channels, height, width). Returns every shape and operation of the pass.
+    """
     keywords = f"num_classes={classes}"
     if shape[1] != 3:
         keywords += f", {bench.channel_keyword}={shape[1]}"

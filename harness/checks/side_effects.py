@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.bench.bench import CLASSES, Bench, seeded
-from harness.bench.passes import put_back
+from harness.bench.passes import restored
 from harness.bench.tolerances import relative
 from harness.bench.weight_transplant import transplant
-from harness.errors import first_line
+from harness.errors import first_line, some_of
 from harness.numerics.float64_mode import Float64Mode
 from harness.process.global_state import changes, draw, generators, restore, settings
 from harness.subjects.import_guard import import_changes
@@ -91,12 +92,6 @@ def fresh(bench: Bench) -> Fresh:
     return built
 
 
-def built_from(bench: Bench, start: int) -> nn.Module:
-    """As `fresh` builds it."""
-    with generators(bench.seed + start):
-        return bench.build(CLASSES, seeding=False, **bench.size)
-
-
 def check_global_state(bench: Bench) -> None:
     """Building and calling changes no process-wide setting, and seeds no generator (torch's, Python's, NumPy's)."""
     expect_quiet_import(bench.subject)
@@ -104,54 +99,45 @@ def check_global_state(bench: Bench) -> None:
     expect_seeds_to_hold(bench.who, built.drawn, "building it")
     model, before = built.models[0], settings()
     images = bench.images(4, bench.small_side(), seed=46).float()
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
     drawn = []
-    try:
-        for start in (1, 2):
-            with generators(bench.seed + start):
-                bench.logits(model.eval(), images)  # under no_grad a change of the gradient mode would be undone
-                expect_settings(bench.who, before, "a forward pass in eval mode")
-                bench.backward(bench.logits(model.train(), images).sum())
-                expect_settings(bench.who, before, "a training step")
-                drawn.append(draw())
-    finally:
-        restore(before)
-        model.zero_grad(set_to_none=True)
-        put_back(model, buffers)
+    with restored(model):
+        try:
+            for start in (1, 2):
+                with generators(bench.seed + start):
+                    bench.logits(model.eval(), images)  # under no_grad a change of the gradient mode would be undone
+                    expect_settings(bench.who, before, "a forward pass in eval mode")
+                    bench.backward(bench.logits(model.train(), images).sum())
+                    expect_settings(bench.who, before, "a training step")
+                    drawn.append(draw())
+        finally:
+            restore(before)
     expect_seeds_to_hold(bench.who, drawn, "its forward pass")
 
 
 def check_input_untouched(bench: Bench) -> None:
     """The input tensor is not modified, in eval and in train mode, with and without gradients; nor are gradients."""
-    _expect_gradients_kept(bench)
+    expect_gradients_kept(bench)
     made = transplant(bench)
-    for train in (False, True):
-        for gradients in (False, True):
-            images = bench.images(4, made.side, seed=26)
-            kept = images.clone()
-            buffers = {n: b.clone() for n, b in made.subject.named_buffers()}
-            made.subject.train(train)
-            try:
-                with torch.set_grad_enabled(gradients), Float64Mode(), seeded(bench.seed):
-                    bench.logits(made.subject, images)
-            finally:
-                made.subject.eval()
-                put_back(made.subject, buffers)
-            assert torch.equal(images, kept), (
-                f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
-                f"{relative(images, kept):.1e} (an in-place operation on the input)"
-            )
+    for train, gradients in product((False, True), repeat=2):
+        images = bench.images(4, made.side, seed=26)
+        kept = images.clone()
+        with restored(made.subject), torch.set_grad_enabled(gradients), Float64Mode(), seeded(bench.seed):
+            bench.logits(made.subject.train(train), images)
+        assert torch.equal(images, kept), (
+            f"{bench.who}: the forward pass in {'train' if train else 'eval'} mode changes its input tensor by "
+            f"{relative(images, kept):.1e} (an in-place operation on the input)"
+        )
 
 
-def _expect_gradients_kept(bench: Bench) -> None:
-    """A forward pass leaves the gradients that earlier passes have gathered."""
+def expect_gradients_kept(bench: Bench) -> None:
+    """Raise AssertionError where a forward pass changes gradients that earlier passes have accumulated."""
     model = bench.small_copy().train()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     bench.logits(model, bench.images(2, bench.small_side(), seed=35).float())
     gone = [n for n, p in model.named_parameters() if p.grad is None or not bool((p.grad == 1).all())]
     assert not gone, (
-        f"{bench.who}: a forward pass in train mode changes or clears the gradients of {', '.join(gone[:5])}; expected "
+        f"{bench.who}: a forward pass in train mode changes or clears the gradients of {some_of(gone)}; expected "
         "them to stay: micro-batches add up"
     )
 

@@ -120,20 +120,15 @@ def reference_contenders(subject: Subject, setting: Setting, batch: Batch) -> It
         yield LeftOut(label="references", reason=f"can't be imported: {first_line(error)}")
         return
     for reference in references:
+        title = f"{reference.library} {reference.version}"
         try:
             with _compiling_afresh(setting):
                 ready = _prepare(partial(reference.build, name), setting, batch, f"{name} of {reference.library}")
         except KeyError:
-            yield LeftOut(
-                label=reference.library,
-                reason=f"{reference.library} {reference.version} has no {name}",
-            )
+            yield LeftOut(label=reference.library, reason=f"{title} has no {name}")
         except Exception as error:  # whatever a library does wrong, the subject is still measured
-            what = f"{type(error).__name__}: {first_line(error)}"
-            yield LeftOut(
-                label=reference.library,
-                reason=f"{reference.library} {reference.version}: {what}",
-            )
+            reason = f"{title}: {type(error).__name__}: {first_line(error)}"
+            yield LeftOut(label=reference.library, reason=reason)
         else:
             yield Contender(label=reference.library, role="reference", version=reference.version, **vars(ready))
 

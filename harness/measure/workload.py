@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +64,13 @@ def random_batch(
     return Batch(images=images.contiguous(memory_format=memory_format), labels=labels).to(device)
 
 
-class Inference:
-    """Forward pass in eval mode under `torch.inference_mode`, and under autocast where ``dtype`` isn't float32.
+class _Step:
+    """What `Inference` and `Training` share: a model on a batch, under autocast where ``dtype`` isn't float32.
 
     ``run`` is what a step calls, where that isn't the model itself but what `torch.compile` made of it.
     """
 
-    optimizer: torch.optim.Optimizer | None = None
+    training: ClassVar[bool]
 
     def __init__(
         self,
@@ -79,10 +79,21 @@ class Inference:
         dtype: torch.dtype = torch.float32,
         run: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model.train() if self.training else model.eval()
         self.batch = batch
         self.dtype = dtype
         self.run = model if run is None else run  # what is compiled has no truth value of its own
+
+    def on(self, model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Self:
+        """The same work on another model and batch, not compiled."""
+        return type(self)(model, batch, self.dtype if dtype is None else dtype)
+
+
+class Inference(_Step):
+    """Forward pass in eval mode under `torch.inference_mode`."""
+
+    training = False
+    optimizer: torch.optim.Optimizer | None = None
 
     def output(self) -> Tensor:
         """The logits of one forward pass, (batch, classes)."""
@@ -94,16 +105,14 @@ class Inference:
         with torch.inference_mode(), casting(self.batch, self.dtype):
             self.run(self.batch.images)
 
-    def on(self, model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Inference:
-        """The same work on another model and batch, not compiled."""
-        return Inference(model, batch, self.dtype if dtype is None else dtype)
 
-
-class Training:
-    """Forward pass, cross-entropy, backward pass, SGD step with momentum, gradients let go.
+class Training(_Step):
+    """Forward pass, cross-entropy, backward pass, SGD step with momentum; gradients are freed.
 
     Autocast covers the forward pass and the loss; float16 gradients are scaled.
     """
+
+    training = True
 
     def __init__(
         self,
@@ -112,10 +121,7 @@ class Training:
         dtype: torch.dtype = torch.float32,
         run: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.model = model.train()
-        self.batch = batch
-        self.dtype = dtype
-        self.run = model if run is None else run  # what is compiled has no truth value of its own
+        super().__init__(model, batch, dtype, run)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
         self._scaler = torch.amp.GradScaler(batch.images.device.type) if dtype is torch.float16 else None
 
@@ -140,10 +146,6 @@ class Training:
             self._scaler.step(self.optimizer)
             self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def on(self, model: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Training:
-        """The same work on another model and batch, not compiled."""
-        return Training(model, batch, self.dtype if dtype is None else dtype)
 
 
 Workload = Inference | Training

@@ -140,21 +140,7 @@ def _broadcast(operands: Sequence[Tensor]) -> torch.Size:
 
 COMPARISONS = frozenset(
     (
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "isnan",
-        "isinf",
-        "isfinite",
-        "isposinf",
-        "isneginf",
-        "logical_not",
-        "logical_and",
-        "logical_or",
-        "logical_xor",
-        "signbit",
+        *("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite"),
+        *("isposinf", "isneginf", "logical_not", "logical_and", "logical_or", "logical_xor", "signbit"),
     )
 )

@@ -12,7 +12,7 @@ from harness.errors import first_line
 from harness.plugin.collection import place_in
 from harness.plugin.isolation import measurer
 from harness.plugin.run import SESSION, Session
-from harness.process.memory_reuse import with_room
+from harness.process.memory_reuse import trim_large_heap, with_room
 
 if TYPE_CHECKING:
     from harness.bench.bench import Bench
@@ -80,6 +80,7 @@ def judge(bench: Bench, check: str) -> None:
     """Run a check by name; a broken promise fails the test with its message alone, without a traceback."""
     __tracebackhide__ = True
     bench.notes.clear()
+    trim_large_heap()
     try:
         with_room(find_check(check, bench.family), bench)
     except AssertionError as error:

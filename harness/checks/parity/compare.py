@@ -8,30 +8,54 @@ import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import Bench
-from harness.bench.passes import PassResult, load, run_pass
-from harness.bench.tolerances import bounded, perturbed, relative, rowwise
-from harness.bench.weight_transplant import Transplant, Transplanted, build_reference, transplant
-from harness.errors import first_line
-from harness.numerics.controlled_rng import ControlledRng
+from harness.bench.passes import PassResult, load, run_pass, state
+from harness.bench.tolerances import bounded, gradient_errors, perturbed, relative, rowwise
+from harness.bench.weight_transplant import Transplant, Transplanted, build_reference
+from harness.errors import first_line, some_of
+from harness.numerics.controlled_rng import ControlledRng, Draw
 from harness.numerics.float64_mode import Float64Mode
 from reference.alignment.locate.first_difference import first_deviation
 
 
 def sensitivity_of(
-    bench: Bench, grafted: Transplanted, images: Tensor, exact: PassResult, *, train: bool, elements: str = "scaled"
+    bench: Bench,
+    made: Transplant,
+    grafted: Transplanted,
+    images: Tensor,
+    exact: PassResult,
+    *,
+    train: bool,
+    elements: str = "scaled",
 ) -> tuple[float, float]:
     """What `PERTURBATION` of every weight does to a reference's logits and gradients."""
-    old = perturbed(grafted.model, seed=bench.seed + 3)
+    old = _perturbed(bench, made, grafted)
     nearby = run_pass(bench, grafted.model, images, train=train, elements=elements)
     load(grafted.model, old)
-    gradients = {n: g for n, g in exact.gradients.items() if g is not None}
-    scales = _gradient_scales(gradients)
-    moved = {n: g for n, g in nearby.gradients.items() if g is not None}
     assert exact.input_gradient is not None
     assert nearby.input_gradient is not None
     through = relative(nearby.input_gradient, exact.input_gradient)
-    worst = max(relative(moved[n], g, scales[n]) for n, g in gradients.items())
+    worst = max(gradient_errors(nearby.gradients, exact.gradients).values())
     return max(rowwise(nearby.logits, exact.logits), through), max(worst, through)
+
+
+def eval_sensitivity(bench: Bench, made: Transplant, exact: PassResult | None = None) -> tuple[float, float]:
+    """`sensitivity_of` the first reference in eval mode, on `eval_images`; measured once, whichever check comes first.
+
+    ``exact`` is that reference's pass on these images, where the caller has it already.
+    """
+
+    def measure() -> tuple[float, float]:
+        images, first = eval_images(bench, made), made.grafted[0]
+        given = exact or run_pass(bench, first.model, images, train=False)
+        return sensitivity_of(bench, made, first, images, given, train=False)
+
+    sensitivity: tuple[float, float] = bench.shared("sensitivity", measure)
+    return sensitivity
+
+
+def eval_images(bench: Bench, made: Transplant) -> Tensor:
+    """The images (3, 3, side, side) on which eval mode is compared with every reference."""
+    return bench.images(3, made.side, seed=2)
 
 
 USUAL = 1e-8
@@ -50,10 +74,15 @@ def bound_there(
     """
     if error <= USUAL:
         return USUAL
-    old = perturbed(grafted.model, seed=bench.seed + 3)
+    old = _perturbed(bench, made, grafted)
     nearby = run_pass(bench, grafted.model, images, train=False, gradients=False, classes=made.classes)
     load(grafted.model, old)
     return min(max(rowwise(nearby.logits, expected.logits), USUAL), UNUSUAL)
+
+
+def _perturbed(bench: Bench, made: Transplant, grafted: Transplanted) -> dict[str, Tensor]:
+    """`perturbed` for a reference, whose weights the subject holds too, which is not run before they are back."""
+    return perturbed(grafted.model, seed=bench.seed + 3, elsewhere=grafted.alignment.to_reference(state(made.subject)))
 
 
 def compare_logits(
@@ -96,13 +125,12 @@ def compare(
     bound = bounded(10 * sensitivity[1])
     missing = [n for n, g in got.gradients.items() if g is None]
     assert not missing, (
-        f"{bench.who}: in {mode} mode no gradient reaches {_some(missing)}, though the output is as {grafted.title}'s"
+        f"{bench.who}: in {mode} mode no gradient reaches {some_of(missing)}, though the output is as {grafted.title}'s"
     )
     mapped = grafted.alignment.to_reference({n: g for n, g in got.gradients.items() if g is not None})
-    there = {n: g for n, g in expected.gradients.items() if g is not None}
-    scales = _gradient_scales(there)
-    errors = {n: relative(mapped[n], g, scales[n]) for n, g in there.items() if n in mapped}
-    wrong = [n for n in reversed(list(there)) if errors.get(n, 0.0) > bound]  # nearest to the output first
+    there = gradient_errors(mapped, expected.gradients)
+    errors = {n: e for n, e in there.items() if n in mapped}
+    wrong = [n for n in reversed(list(errors)) if errors[n] > bound]  # nearest to the output first
     bench.notes.update({f"gradient error {grafted.reference.library}": max(errors.values()), "gradient bound": bound})
     if wrong:
         first = wrong[0]
@@ -120,13 +148,6 @@ def compare(
         f"{bench.who}: the gradient of the input differs from {grafted.title} in {mode} mode by {error:.1e}, "
         f"expected at most {bound:.1e} (relative, float64), though all parameters' gradients agree"
     )
-
-
-def _gradient_scales(gradients: Mapping[str, Tensor]) -> dict[str, float]:
-    """Norms, but at least a millionth of the largest: some gradients are zero by mathematics (a bias before a norm)."""
-    norms = {n: g.norm().item() for n, g in gradients.items()}
-    least = 1e-6 * max(norms.values())
-    return {n: max(v, least) for n, v in norms.items()}
 
 
 def compare_buffers(
@@ -161,10 +182,6 @@ def _momentum(grafted: Transplanted, name: str, got: Tensor, expected: Tensor) -
     return f"the statistics are not those of the batch (momentum {m:.4g}, unbiased variance)"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def locate(
     bench: Bench, subject: nn.Module, grafted: Transplanted, images: Tensor, bound: float, *, train: bool
 ) -> str:
@@ -192,9 +209,12 @@ def regularisation(bench: Bench) -> tuple[str, dict[str, float]]:
     published rates hold. Where the publication has no rates of its own, dropout is taken out on both sides. What it
     draws is seen at a small size and few classes, and holds at every other.
     """
-    made = transplant(bench)
-    images = bench.images(4, made.side, seed=5)
-    draws = bench.shared("draws", lambda: run_pass(bench, made.subject, images, train=True, gradients=False).draws)
+    images = bench.images(4, bench.small_side(), seed=5)
+
+    def draw() -> tuple[Draw, ...]:
+        return run_pass(bench, bench.small_copy().double(), images, train=True, gradients=False).draws
+
+    draws = bench.shared("draws", draw)
     drawn = {d.scope(len(images)) for d in draws if not d.trivial}
     facts = bench.architecture.facts
     rates: dict[str, float] = {}
@@ -209,18 +229,16 @@ def with_rates(bench: Bench, made: Transplant, grafted: Transplanted, rates: Map
     """The same reference built with other dropout and stochastic depth rates; it shares the weights."""
     if not rates:
         return grafted
-    key = f"rates-{grafted.reference.library}-{sorted(rates.items())}-{made.side}-{made.classes}"
-
-    def make() -> torch.nn.Module:
+    key = f"{grafted.reference.library}-{sorted(rates.items())}"
+    if key not in made.rated:
         model = build_reference(
             bench, grafted.reference, made.classes, made.side, grafted.convention, rates=rates, device="meta"
         )
         assert model is not None
-        return _holding(model, grafted.model)
-
+        made.rated[key] = _holding(model, grafted.model)
     return Transplanted(
         reference=grafted.reference,
-        model=bench.shared(key, make),
+        model=made.rated[key],
         alignment=grafted.alignment,
         convention=grafted.convention,
     )

@@ -19,6 +19,7 @@ from harness.checks.parity.compare import (
     regularisation,
     with_rates,
 )
+from harness.errors import some_of
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
 
@@ -42,9 +43,9 @@ def check_parity_float32(bench: Bench) -> None:
     def forward(model: nn.Module, images: Tensor) -> Tensor:
         return bench.logits(model, images.float())
 
-    _judge(bench, forward, "float32", MARGIN, 4 * EPSILON32)
-    _judge_gradients(bench)
-    _judge_training(bench)
+    expect_precise_logits(bench, forward, "float32", MARGIN, 4 * EPSILON32)
+    expect_precise_gradients(bench)
+    expect_precise_training(bench)
 
 
 def check_parity_bfloat16(bench: Bench) -> None:
@@ -54,19 +55,22 @@ def check_parity_bfloat16(bench: Bench) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return bench.logits(model, images.float())
 
-    _judge(bench, forward, "bfloat16 autocast", MARGIN_BFLOAT16, 2 * EPSILON16)
-    _judge_training_step(bench)
+    expect_precise_logits(bench, forward, "bfloat16 autocast", MARGIN_BFLOAT16, 2 * EPSILON16)
+    expect_gradients_under_autocast(bench)
+    made = transplant(bench)
+    bench.drop(*(f"float32 {id(m)}" for m in (made.subject, *(g.model for g in made.grafted))))
 
 
-def _judge(
+def expect_precise_logits(
     bench: Bench, forward: Callable[[nn.Module, Tensor], Tensor], name: str, margin: float, least: float
 ) -> None:
+    """Raise AssertionError where logits are off by more than ``margin`` times the references' error, and ``least``."""
     made = transplant(bench)
     images = bench.images(3, made.side, seed=11).float().double()  # representable: only the computing differs
     with torch.no_grad():
         exact = made.grafted[0].model(images)
-        theirs = max(rowwise(forward(_single(bench, made, g.model), images), exact) for g in made.grafted)
-        ours = rowwise(forward(_single(bench, made, made.subject), images), exact)
+        theirs = max(rowwise(forward(float32_of(bench, made, g.model), images), exact) for g in made.grafted)
+        ours = rowwise(forward(float32_of(bench, made, made.subject), images), exact)
     bound = max(margin * theirs, least)
     bench.notes.update(error=ours, reference_error=theirs, bound=bound)
     if ours > bound:
@@ -82,13 +86,13 @@ def _judge(
     )
 
 
-def _judge_training_step(bench: Bench) -> None:
-    """Under autocast in train mode every parameter is reached that is reached without."""
+def expect_gradients_under_autocast(bench: Bench) -> None:
+    """Raise AssertionError where a parameter gets no gradient under autocast in train mode, but does without."""
     made = transplant(bench)
     images = bench.images(2, made.side, seed=12).float()
 
     def missing(enabled: bool) -> set[str]:
-        single = _cast(bench, made, made.subject).train()
+        single = cast_to_float32(bench, made, made.subject).train()
         with seeded(bench.seed), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             logits = bench.logits(single, images)
             bench.backward(torch.nn.functional.cross_entropy(logits, torch.arange(2)))
@@ -97,13 +101,13 @@ def _judge_training_step(bench: Bench) -> None:
     unreached = missing(True)
     lost = sorted(unreached - missing(False)) if unreached else []
     assert not lost, (
-        f"{bench.who}: in train mode under bfloat16 autocast no gradient reaches {', '.join(lost[:5])}"
-        f"{f' and {len(lost) - 5} more' if len(lost) > 5 else ''}; without autocast it does"
+        f"{bench.who}: in train mode under bfloat16 autocast no gradient reaches {some_of(lost)}; "
+        "without autocast it does"
     )
 
 
-def _judge_training(bench: Bench) -> None:
-    """In train mode too, with every random draw answered: a network may not lower its precision to learn."""
+def expect_precise_training(bench: Bench) -> None:
+    """Raise AssertionError where a network lowers its precision in train mode, with every random draw controlled."""
     made = transplant(bench)
     elements, rates = regularisation(bench)
     reference = with_rates(bench, made, made.grafted[0], rates)
@@ -112,7 +116,7 @@ def _judge_training(bench: Bench) -> None:
     how: Literal["scaled", "identity"] = "identity" if elements == "identity" else "scaled"
 
     def logits(model: nn.Module) -> Tensor:
-        single = copy.deepcopy(model).float() if model is not made.subject else _cast(bench, made, model)
+        single = cast_to_float32(bench, made, model)
         with torch.no_grad(), ControlledRng(0.5, batch=len(images), elements=how, element_level=0.5):
             return bench.logits(single.train(), images)
 
@@ -126,15 +130,18 @@ def _judge_training(bench: Bench) -> None:
     )
 
 
-def _judge_gradients(bench: Bench) -> None:
-    """All gradients as one vector. Rounding may flip a ReLU or a maximum, each worth a thousandth or so, hence the
-    floor where there is one: what is looked for is a backward pass of its own for float32."""
+def expect_precise_gradients(bench: Bench) -> None:
+    """Raise AssertionError where gradients, as one vector, are off by more than the references' error allows.
+
+    Rounding may flip a ReLU or a maximum, each worth a thousandth or so, hence the floor where there is one: what is
+    looked for is a backward pass that differs in float32.
+    """
     made = transplant(bench)
     grafted = made.grafted[0]
     images = bench.images(3, made.side, seed=11).float()
 
     def gradients(model: nn.Module) -> dict[str, Tensor]:
-        single = _single(bench, made, model)
+        single = float32_of(bench, made, model)
         logits = bench.logits(single, images)
         bench.backward(logits, cotangent(bench, logits))
         found = {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
@@ -162,16 +169,19 @@ def _judge_gradients(bench: Bench) -> None:
     )
 
 
-def _single(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
-    """`_cast`, once for all checks."""
-    single: nn.Module = bench.shared(f"float32 {id(model)}", lambda: _cast(bench, made, model))
+def float32_of(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
+    """`cast_to_float32`, once for all checks."""
+    single: nn.Module = bench.shared(f"float32 {id(model)}", lambda: cast_to_float32(bench, made, model))
     return single
 
 
-def _cast(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
+def cast_to_float32(bench: Bench, made: Transplant, model: nn.Module) -> nn.Module:
     """A model of the transplant in float32, in eval mode; it is left as it is."""
     if model is not made.subject:
-        return copy.deepcopy(model).float()
+        cast: dict[int, Any] = {
+            id(p): nn.Parameter(p.detach().float(), requires_grad=p.requires_grad) for p in model.parameters()
+        }
+        return copy.deepcopy(model, cast).float()  # of the parameters no copies in float64 are made on the way
     single = bench.small_copy().float().eval()
     for parameter in single.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.bench.bench import Bench, seeded
-from harness.bench.passes import cotangent, put_back, run_pass
-from harness.bench.tolerances import CEILING, bounded, relative, rowwise
+from harness.bench.passes import cotangent, restored, run_pass
+from harness.bench.tolerances import CEILING, bounded, gradient_errors, rowwise
 from harness.bench.weight_transplant import transplant
 from harness.checks.parity.compare import compare, regularisation, with_rates
 from harness.numerics.controlled_rng import Draw, Recorded, Scope, gathered
@@ -64,17 +64,20 @@ def check_stochastic(bench: Bench) -> None:
             f"acts on the {where}; expected it before the classifier or inside the network"
         )
     if drawn:
-        _expect_seed_to_decide(bench, made.subject, images)
-        _expect_gradients_of_what_was_drawn(bench, made.subject, images)
-        _expect_usual_dropout(bench, elementwise)
+        expect_seed_to_decide(bench, made.subject, images)
+        expect_gradients_of_what_was_drawn(bench, made.subject, images)
+        expect_published_default_rate(bench, elementwise)
     per_sample = [d for d in drawn if d.scope(len(images)) == "sample"]
     if per_sample:
-        _depth(bench, images, per_sample)
-    _dropout(bench, images)
+        expect_stochastic_depth(bench, images, per_sample)
+    expect_dropout(bench, images)
 
 
-def _depth(bench: Bench, images: Tensor, per_sample: list[Draw]) -> None:
-    """Branches are kept with the published probabilities, and rescaled; dropout is taken out on both sides."""
+def expect_stochastic_depth(bench: Bench, images: Tensor, per_sample: list[Draw]) -> None:
+    """Raise AssertionError where branches aren't kept with the published probabilities, and rescaled.
+
+    Dropout is taken out on both sides.
+    """
     made = transplant(bench)
     _, rates = regularisation(bench)
     mirrored = tuple(1 - level for level in LEVELS)  # floor(keep + u) keeps at high levels
@@ -90,7 +93,7 @@ def _depth(bench: Bench, images: Tensor, per_sample: list[Draw]) -> None:
         expected = run_pass(
             bench, reference.model, images, train=True, level=LEVELS, elements="identity", gradients=False
         )
-        _same_probabilities(bench, per_sample, [d for d in expected.draws if d.scope(len(images)) == "sample"])
+        expect_same_probabilities(bench, per_sample, [d for d in expected.draws if d.scope(len(images)) == "sample"])
         bound = bounded(1e-8)
         error = rowwise(ours(LEVELS), expected.logits)
         if error > bound:
@@ -110,19 +113,18 @@ def _depth(bench: Bench, images: Tensor, per_sample: list[Draw]) -> None:
 
 
 @torch.no_grad()
-def _expect_seed_to_decide(bench: Bench, model: nn.Module, images: Tensor) -> None:
-    """With torch's own draws: equal after equal seeds, different after different ones.
+def expect_seed_to_decide(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where torch's own draws differ after equal seeds, or agree after different ones.
 
     The likeliest outcome of stochastic depth alone (nothing is dropped from any of eight samples by EfficientNet-B0)
     has a probability below 1e-3, so that four seeds agree by chance once in 10^9 times.
     """
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
 
     def drawn(seed: int) -> tuple[Tensor, Recorded]:
         with seeded(1000 * bench.seed + seed), Float64Mode(), Recorded(len(images)) as recorded:
             return bench.logits(model.train(), images).clone(), recorded
 
-    try:
+    with restored(model):
         first, recorded = drawn(51)
         assert torch.equal(drawn(51)[0], first), (
             f"{bench.who}: in train mode two passes after the same torch.manual_seed give different logits: it draws "
@@ -141,35 +143,24 @@ def _expect_seed_to_decide(bench: Bench, model: nn.Module, images: Tensor) -> No
                 f"{bench.who}: in train mode it {what} after every torch.manual_seed: it draws from a generator that "
                 "it starts anew in each step"
             )
-    finally:
-        model.eval()
-        put_back(model, buffers)
 
 
-def _expect_gradients_of_what_was_drawn(bench: Bench, model: nn.Module, images: Tensor) -> None:
-    """With torch's own draws, gradients don't depend on where the generator stands when the backward pass begins.
+def expect_gradients_of_what_was_drawn(bench: Bench, model: nn.Module, images: Tensor) -> None:
+    """Raise AssertionError where gradients depend on the generator's state when the backward pass begins.
 
     Activations that are computed anew in the backward pass (checkpointing) have to meet the draws of the forward pass.
     """
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
     seen = []
-    try:
-        for later in (56, 57):
+    for later in (56, 57):
+        with restored(model), Float64Mode():
             model.train().zero_grad(set_to_none=True)
-            with Float64Mode():
-                with seeded(1000 * bench.seed + 55):
-                    logits = bench.logits(model, images)
-                with seeded(1000 * bench.seed + later):
-                    bench.backward(logits, cotangent(bench, logits))
+            with seeded(1000 * bench.seed + 55):
+                logits = bench.logits(model, images)
+            with seeded(1000 * bench.seed + later):
+                bench.backward(logits, cotangent(bench, logits))
             seen.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-            put_back(model, buffers)
-    finally:
-        model.eval().zero_grad(set_to_none=True)
-        put_back(model, buffers)
     one, other = seen
-    least = 1e-6 * max((g.norm().item() for g in one.values()), default=0.0)
-    for name, gradient in one.items():
-        error = relative(other[name], gradient, max(gradient.norm().item(), least)) if name in other else 1.0
+    for name, error in gradient_errors(other, one).items():
         assert error <= CEILING, (
             f"{bench.who}: in train mode the gradient of {name} changes by {error:.1e} where only the generator's "
             f"state between the forward and the backward pass differs; expected at most {CEILING:.0e}: the backward "
@@ -177,8 +168,11 @@ def _expect_gradients_of_what_was_drawn(bench: Bench, model: nn.Module, images: 
         )
 
 
-def _expect_usual_dropout(bench: Bench, elementwise: list[Draw]) -> None:
-    """Where the published network is built without dropout, a factory may have the rate that it was trained with."""
+def expect_published_default_rate(bench: Bench, elementwise: list[Draw]) -> None:
+    """Raise AssertionError where the default dropout rate exceeds that of the published training.
+
+    Applies where the published network is built without dropout.
+    """
     facts = bench.architecture.facts
     if facts.get("dropout") != 0.0 or "trained_dropout" not in facts:
         return
@@ -191,8 +185,11 @@ def _expect_usual_dropout(bench: Bench, elementwise: list[Draw]) -> None:
             )
 
 
-def _dropout(bench: Bench, images: Tensor) -> None:
-    """Elements are kept with the published probability and dropped otherwise, at levels on either side of it."""
+def expect_dropout(bench: Bench, images: Tensor) -> None:
+    """Raise AssertionError where elements aren't kept with the published probability and dropped otherwise.
+
+    Draws just below and just above the probability show it.
+    """
     made = transplant(bench)
     _, rates = regularisation(bench)
     dropout = rates.get("dropout", 0.0)
@@ -236,7 +233,8 @@ def _dropout(bench: Bench, images: Tensor) -> None:
     )
 
 
-def _same_probabilities(bench: Bench, got: list[Draw], expected: list[Draw]) -> None:
+def expect_same_probabilities(bench: Bench, got: list[Draw], expected: list[Draw]) -> None:
+    """Raise AssertionError where residual branches are kept with other probabilities than the reference's."""
     expected = [d for d in expected if not d.trivial]
     ours, theirs = [d.probability for d in got], [d.probability for d in expected]
     if None in ours or None in theirs:  # drawn as uniform numbers, also where the rate is zero: the levels decide

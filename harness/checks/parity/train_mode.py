@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from harness.bench.bench import Bench
-from harness.bench.passes import PassResult, load, run_pass, state
-from harness.bench.tolerances import CEILING, relative, rowwise
+from harness.bench.passes import PassResult, load, restored, run_pass, snapshot, state
+from harness.bench.tolerances import CEILING, expect_same_logits, relative, rowwise
 from harness.bench.weight_transplant import Transplant, transplant
 from harness.checks.parity.compare import (
     compare,
     compare_buffers,
     compare_logits,
+    eval_sensitivity,
     regularisation,
     sensitivity_of,
     with_rates,
 )
 from harness.numerics.controlled_rng import ControlledRng
 from harness.numerics.float64_mode import Float64Mode
+from harness.process.memory_reuse import trim_heap
 
 LARGEST_BATCH = 130
 """Two more than 128, the last of the sizes at which statistics are split over parts of a batch; forward only."""
@@ -43,17 +46,22 @@ def check_parity_train(bench: Bench) -> None:
     for grafted in made.grafted:
         reference = with_rates(bench, made, grafted, rates)
         expected = run_pass(bench, reference.model, images, train=True, elements=elements)
-        if sensitivity is None and not expected.buffers and not got.draws:
-            sensitivity = bench.shared("sensitivity", lambda: None)  # train mode computes what eval mode does
-        sensitivity = sensitivity or sensitivity_of(bench, reference, images, expected, train=True, elements=elements)
+        if sensitivity is None and not expected.buffers and not got.draws:  # train mode computes what eval mode does
+            sensitivity = eval_sensitivity(bench, made)
+        sensitivity = sensitivity or sensitivity_of(
+            bench, made, reference, images, expected, train=True, elements=elements
+        )
         compare(bench, made, reference, images, got, expected, sensitivity, train=True)
         compare_buffers(bench, reference, got, expected, sensitivity)
+        del expected  # its gradients take as much memory as the network
+    got = replace(got, gradients={})
     reference = with_rates(bench, made, made.grafted[0], rates)
     for shape in _train_shapes(bench, made):
         others = bench.images(*shape, seed=63)
         got_there = run_pass(bench, made.subject, others, train=True, elements=elements)
         expected = run_pass(bench, reference.model, others, train=True, elements=elements)
         compare(bench, made, reference, others, got_there, expected, (CEILING, CEILING), train=True)
+        del got_there, expected
     if bench.architecture.patch is None:
         many = bench.images(LARGEST_BATCH, bench.architecture.minimum_size, bench.architecture.minimum_size, seed=65)
         got_there, expected = (
@@ -63,23 +71,21 @@ def check_parity_train(bench: Bench) -> None:
         compare_logits(bench, made, reference, many, got_there, expected, (CEILING, CEILING), train=True)
         compare_buffers(bench, reference, got_there, expected, (CEILING, CEILING))
     unrecorded = run_pass(bench, made.subject, images, train=True, elements=elements, gradients=False)
-    off = rowwise(unrecorded.logits, got.logits)
-    assert off <= CEILING, (
-        f"{bench.who}: in train mode under no_grad the logits are off by {off:.1e} from those with gradients recorded; "
-        f"expected at most {CEILING:.0e} (relative, float64)"
+    expect_same_logits(
+        bench, "in train mode, under no_grad after gradients were recorded,", unrecorded.logits, got.logits, CEILING
     )
     for name, buffer in unrecorded.buffers.items():
         assert relative(buffer, got.buffers[name]) <= CEILING, (
             f"{bench.who}: in train mode under no_grad {name} is updated differently than with gradients; expected the "
             "same (statistics are often recalibrated under no_grad)"
         )
-    _expect_the_same_late(bench, made.subject, images, elements, got)
+    expect_same_step_late(bench, made.subject, images, elements, got)
 
 
-def _expect_the_same_late(
+def expect_same_step_late(
     bench: Bench, model: torch.nn.Module, images: Tensor, elements: str, early: PassResult
 ) -> None:
-    """After a million batches, by its own counters, a step is what it is at first: nothing is frozen or averaged."""
+    """Raise AssertionError where a step differs after a million batches, by the model's own counters of them."""
     counters = {n: b for n, b in model.named_buffers() if n in early.counters}
     if not counters:
         return
@@ -123,7 +129,10 @@ def check_parity_trajectory(bench: Bench) -> None:
     images = [bench.images(batch, side, seed=10 + step) for step in range(5)]
     elements, rates = regularisation(bench)
     reference = with_rates(bench, made, grafted, rates)
-    with _put_back(reference.model), _put_back(made.subject):
+    trim_heap()  # no other check needs as much at a time: weights before and after, gradients, momenta
+    own = snapshot(state(made.subject))
+    theirs = snapshot(state(reference.model), grafted.alignment.to_reference(own))
+    with restored_to(reference.model, theirs), restored_to(made.subject, own):
         rate = _train(bench, reference.model, images, None, elements)
         _train(bench, made.subject, images, rate, elements)
         expected = state(reference.model)
@@ -143,13 +152,13 @@ def check_parity_trajectory(bench: Bench) -> None:
 
 
 @contextmanager
-def _put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Leave every parameter and floating-point buffer as it was."""
-    kept = {n: t.clone() for n, t in state(model).items()}
-    try:
-        yield
-    finally:
-        load(model, kept)
+def restored_to(model: torch.nn.Module, kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """`restored`, and every parameter and floating-point buffer has its value in ``kept`` afterwards."""
+    with restored(model):
+        try:
+            yield
+        finally:
+            load(model, kept)
 
 
 def _scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -163,26 +172,19 @@ def _train(bench: Bench, model: torch.nn.Module, batches: list[Tensor], rate: fl
     """Take one step per batch. Returns the learning rate: by default one at which the first step changes the weights
     by a hundredth of their norm."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate or 1.0, momentum=0.9, weight_decay=1e-4, fused=True)
-    modes = {m: m.training for m in model.modules()}
     model.train()
-    try:
-        for images in batches:
-            optimizer.zero_grad(set_to_none=True)
-            controlled = ControlledRng(batch=len(images), elements="identity" if elements == "identity" else "scaled")
-            with Float64Mode(), controlled:
-                logits = bench.logits(model, images)
-                targets = torch.arange(len(images)) % logits.shape[1]
-                bench.backward(torch.nn.functional.cross_entropy(logits, targets))
-            if rate is None:
-                length = _norm([p.grad for p in model.parameters() if p.grad is not None])
-                rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
-                optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter in model.parameters():
-            parameter.grad = None
+    for images in batches:
+        controlled = ControlledRng(batch=len(images), elements="identity" if elements == "identity" else "scaled")
+        with Float64Mode(), controlled:
+            logits = bench.logits(model, images)
+            targets = torch.arange(len(images)) % logits.shape[1]
+            bench.backward(torch.nn.functional.cross_entropy(logits, targets))
+        if rate is None:
+            length = _norm([p.grad for p in model.parameters() if p.grad is not None])
+            rate = 0.01 * _norm([p.detach() for p in model.parameters()]) / length if length else 0.01
+            optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     assert rate is not None
     return rate
 

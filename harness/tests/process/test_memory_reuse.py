@@ -26,6 +26,35 @@ for _ in range(4): network()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+GAPS = """
+import resource, torch
+from harness.process.memory_reuse import keep_freed_memory, trim_heap
+keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+held = [torch.ones(2**20) for _ in range(48)]  # 4 MiB each
+def refilled():
+    before = faults()
+    for i in range(0, 48, 2): held[i] = torch.ones(2**19)  # fits whatever the alignment
+    return faults() - before
+def empty():
+    for i in range(0, 48, 2): held[i] = None
+empty()
+kept = refilled()
+empty()
+trimmed = trim_heap()
+print(trimmed, kept, refilled())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: malloc_trim is glibc's")
+def test_gaps_between_tensors_are_returned_on_demand() -> None:
+    ran = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    trimmed, kept, anew = ran.stdout.split()
+    pages = 24 * 2**21 // 4096  # of the tensors between others
+    assert trimmed == "True"
+    assert int(kept) < pages / 2
+    assert int(anew) >= int(kept) + 24  # one for each tensor, or more where the kernel's pages are small
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: mallopt is glibc's")
 def test_a_network_built_again_takes_few_new_pages() -> None:

@@ -27,9 +27,18 @@ class _Piece:
     def numel(self) -> int:
         return math.prod(self.size)
 
+    @property
+    def is_run(self) -> bool:
+        """Whether its elements lie one behind the other."""
+        return self.index is None and _in_order(self.size, self.stride)
+
+    def followed_by(self, other: _Piece) -> _Piece:
+        """One run of this one and of ``other``, which begins where it ends."""
+        return _Piece(self.name, (self.numel + other.numel,), (1,), self.offset)
+
     def spans(self, tensor: Tensor) -> bool:
         """Whether the piece is all of ``tensor`` in order, so that its values are the result as they are."""
-        return self.index is None and self.numel == tensor.numel() and _in_order(self.size, self.stride)
+        return self.is_run and self.numel == tensor.numel()
 
     def read(self, flat: Tensor) -> Tensor:
         if self.index is not None:
@@ -138,6 +147,8 @@ class ElementMap:
     def __init__(self, subject: Trace, reference: Trace) -> None:
         self._ours, self._theirs = _Side(subject), _Side(reference)
         self._pairs: list[tuple[_Piece, _Piece]] = []
+        self._ends: dict[tuple[str, int, str, int], int] = {}
+        """Where in both tensors a pair of runs ends -> its place among the pairs."""
 
     def add(self, subject: Elements, reference: Elements) -> None:
         """Pair elements of the same shape; elements that have a counterpart (in a shared tensor) keep it."""
@@ -162,7 +173,18 @@ class ElementMap:
         if self._ours.free(ours) and self._theirs.free(theirs):
             self._ours.cover(ours)
             self._theirs.cover(theirs)
+            self._append(ours, theirs)
+
+    def _append(self, ours: _Piece, theirs: _Piece) -> None:
+        """Keep a pair; one that goes on where another ends, as keys behind queries do, makes a longer one with it."""
+        if not (ours.is_run and theirs.is_run):
             self._pairs.append((ours, theirs))
+            return
+        place = self._ends.pop((ours.name, ours.offset, theirs.name, theirs.offset), len(self._pairs))
+        if place < len(self._pairs):
+            ours, theirs = (a.followed_by(b) for a, b in zip(self._pairs[place], (ours, theirs), strict=True))
+        self._pairs[place : place + 1] = [(ours, theirs)]
+        self._ends[ours.name, ours.offset + ours.numel, theirs.name, theirs.offset + theirs.numel] = place
 
     def add_named(self, names: Mapping[str, str]) -> None:
         """Pair whole tensors by name (reference -> subject) that structure left open."""
