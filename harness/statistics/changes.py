@@ -1,4 +1,5 @@
-"""The change of a figure between two runs, from the processes that measured it, or from the rounds of one."""
+"""The change of a figure between two runs: from the processes that measured it, or from the rounds of one; and how
+many of many changes are claimed."""
 
 from __future__ import annotations
 
@@ -6,8 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from harness.statistics.ratios import Verdict
+
+FALSE_CLAIMS = 0.05
+"""Expected share of claims that are false, over all rows of a comparison."""
 FEWEST = 4
 """Processes on each side: with three against three not even a complete separation has a probability under 0.05."""
 
@@ -26,6 +32,13 @@ class Change:
     """Smallest change, in log units, that could have been seen."""
     why: str = ""
     """Why nothing can be told; "" where something can."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said of it alone, where it is a throughput's."""
+        from harness.statistics.ratios import claim
+
+        return "cannot tell" if self.why else claim(self.change, self.low, self.high, self.floor)
 
 
 def between_processes(before: Sequence[float], after: Sequence[float]) -> Change | None:
@@ -112,3 +125,26 @@ def within_processes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
         p=p,
         floor=old["noise_floor"] + new["noise_floor"],
     )
+
+
+def adjusted(probabilities: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's step-up: to claim what has at most `FALSE_CLAIMS` here keeps false claims that rare.
+
+    NaN stands for what wasn't tested: it stays NaN, and doesn't count.
+    """
+    tested = [i for i, p in enumerate(probabilities) if math.isfinite(p)]
+    found = [math.nan] * len(probabilities)
+    if tested:
+        from scipy import stats  # half a second, for those who compare only
+
+        for i, q in zip(tested, stats.false_discovery_control([probabilities[i] for i in tested]), strict=True):
+            found[i] = float(q)
+    return found
+
+
+def apart(before: Sequence[float], after: Sequence[float], tolerance: float = 0.0) -> int:
+    """1 where all of ``after`` is larger by more than ``tolerance`` (relative), -1 where it is smaller, else 0: for
+    amounts that are no matter of chance."""
+    if min(after) > max(before) * (1 + tolerance):
+        return 1
+    return -1 if max(after) < min(before) * (1 - tolerance) else 0

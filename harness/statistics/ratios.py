@@ -171,9 +171,14 @@ def verdict(estimate: RatioEstimate, floor: float) -> Verdict:
     """
     if estimate.rounds < MINIMUM_ROUNDS or not math.isfinite(floor):
         return "cannot tell"
-    if abs(math.log(estimate.ratio)) <= floor or estimate.low <= 1 <= estimate.high:
+    return claim(estimate.ratio, estimate.low, estimate.high, floor)
+
+
+def claim(ratio: float, low: float, high: float, floor: float) -> Verdict:
+    """What an interval and a floor (log units) leave to say of a ratio of throughputs."""
+    if abs(math.log(ratio)) <= floor or low <= 1 <= high:
         return "no difference seen"
-    return "faster" if estimate.ratio > 1 else "slower"
+    return "faster" if ratio > 1 else "slower"
 
 
 def _normal(confidence: float) -> float:

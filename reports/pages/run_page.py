@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.comparison.run_comparison import Comparison, compare
+from reports.comparison.changes import Comparison, compare
 from reports.drawing import units
 from reports.drawing.tables import csv_address
 from reports.drawing.vega import Chart
@@ -149,7 +149,7 @@ def _charts(
     charts["attention"] = attention_charts(run)
     charts["fine_tuning"] = curve_charts(curves(run))
     charts["detection"] = [*precision_charts(precision_curves(run)), *coverage_charts(run)]
-    change = change_chart(comparison.speeds) if comparison else None
+    change = change_chart(comparison.frame("time")) if comparison else None
     charts["change"] = [change] if change else []
     return charts
 
