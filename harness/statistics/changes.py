@@ -55,7 +55,7 @@ def between_processes(before: Sequence[float], after: Sequence[float]) -> Change
 
     shifts = np.sort(np.subtract.outer(np.log(new), np.log(old)).ravel())
     p = float(stats.mannwhitneyu(new, old, alternative="two-sided").pvalue)
-    skipped = _critical(len(old), len(new))
+    skipped = critical_value(len(old), len(new))
     return Change(
         before=float(np.median(old)),
         after=float(np.median(new)),
@@ -66,7 +66,7 @@ def between_processes(before: Sequence[float], after: Sequence[float]) -> Change
     )
 
 
-def _critical(first: int, second: int) -> int:
+def critical_value(first: int, second: int) -> int:
     """The largest U that the test rejects at 2.5 % a side: so many ratios at either end lie outside the interval."""
     limit, reached = 0.025 * math.comb(first + second, first), 0
     for u in range(first * second):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,7 @@ import pandas as pd
 from harness.errors import RunError
 from harness.records.runs import Place
 from harness.records.schema import SCHEMA
+from harness.statistics.levels import levels
 from reports.frames.ratios import SETTING, undisturbed
 
 KEYS = ("figure", "suite", "architecture", "subject", "reference", *SETTING[2:])
@@ -66,6 +68,31 @@ def history(results: str = "results") -> pd.DataFrame:
     frame = frame.sort_values("started", key=lambda s: s.astype(str), kind="stable", ignore_index=True)
     frame.attrs["left_out"] = left_out
     return frame
+
+
+def change_points(history: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Where the level of ``value`` changed within each series, a series being the rows that share ``keys``.
+
+    ``history`` has one row per run and series with ``run``, ``started`` and ``commit`` (str) besides, in any order;
+    runs sort by ``started``. Values that are missing, infinite or not positive are left out: no verdict comes from
+    them. One row per change: the keys, ``run``, ``started`` and ``commit`` of the first run at the new level,
+    ``previous`` (the run before it), ``before`` and ``after`` (medians of the levels), ``change`` (after over before)
+    and ``runs`` (at the new level so far, until the next change).
+    """
+    found = []
+    for key, series in history.groupby(list(keys), sort=False, dropna=False):
+        values = pd.to_numeric(series[value], errors="coerce").to_numpy(dtype=np.float64)
+        known = series[np.isfinite(values) & (values > 0)].sort_values(["started", "run"], kind="stable")
+        for before, after in pairwise(levels(known[value].to_numpy(dtype=np.float64))):
+            run, previous = known.iloc[after.start], known.iloc[after.start - 1]
+            found.append(
+                dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+                | {name: run[name] for name in ("run", "started", "commit")}
+                | {"previous": previous["run"], "before": before.median, "after": after.median}
+                | {"change": after.median / before.median, "runs": after.end - after.start}
+            )
+    columns = [*keys, "run", "started", "commit", "previous", "before", "after", "change", "runs"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def _decoded(line: bytes) -> Any:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.statistics.changes import _critical, adjusted, apart, between_processes
+from harness.statistics.changes import adjusted, apart, between_processes, critical_value
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from harness.statistics.changes import _critical, adjusted, apart, between_proce
 )
 def test_critical_values_are_the_published_ones(first: int, second: int, expected: int) -> None:
     """Mann and Whitney's table at 5 %, two-sided."""
-    assert _critical(first, second) == expected
+    assert critical_value(first, second) == expected
 
 
 def test_the_interval_between_processes_covers_as_often_as_it_says() -> None:

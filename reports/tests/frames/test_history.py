@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from harness.records.schema import MeasurementRecord, Record
-from reports.frames.history import RATIO, history
+from harness.statistics.levels import SHORTEST
+from reports.frames.history import RATIO, change_points, history
 from reports.frames.ratios import ratios
 from reports.frames.run import load
 from reports.tests.made_runs import compared, latency, write_run
@@ -78,3 +81,34 @@ def test_what_the_page_has_no_ratio_for_has_none_here(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", rows)
     assert list(ratios(load(folder))["ratio"].notna()) == [False, False, True]
     assert ratios_of_history(tmp_path) == {}
+
+
+def series_of(values: list[float], series: str = "a") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "series": series,
+            "run": [f"run{i:03}" for i in range(len(values))],
+            "started": [f"2026-01-{1 + i // 24:02}T{i % 24:02}:00:00+00:00" for i in range(len(values))],
+            "commit": [f"c{i}" for i in range(len(values))],
+            "value": values,
+        }
+    )
+
+
+def test_a_change_is_dated_to_its_run_and_commit() -> None:
+    random = np.random.default_rng(0)
+    changed = np.array([1.0] * 20 + [0.95] * 15) * np.exp(0.005 * random.standard_normal(35))
+    steady = 2.0 * np.exp(0.005 * random.standard_normal(35))
+    both = pd.concat([series_of(changed.tolist()), series_of(steady.tolist(), "b")])
+    found = change_points(both.sample(frac=1, random_state=0), ["series"])
+    assert len(found) == 1
+    row = found.iloc[0]
+    assert (row["series"], row["run"], row["commit"], row["previous"]) == ("a", "run020", "c20", "run019")
+    assert row["change"] == pytest.approx(0.95, abs=0.01)
+    assert row["runs"] == 15
+
+
+def test_impossible_values_have_no_level() -> None:
+    bad = series_of([np.nan, np.inf, 0.0, -1.0, *[1.0] * (2 * SHORTEST)])
+    assert len(change_points(bad, ["series"])) == 0
+    assert list(change_points(series_of([]), ["series"]).columns)[:3] == ["series", "run", "started"]
