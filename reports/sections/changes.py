@@ -20,6 +20,7 @@ from reports.drawing.vega import (
     settings,
     specification,
 )
+from reports.sections.section import Block, Section, Source, charts, filled, tables, text
 from reports.sections.speed import WHAT, WHERE, intervals, look
 
 
@@ -162,3 +163,22 @@ def _remarks(comparison: Comparison, speeds: pd.DataFrame) -> list[str]:
         note = f"{library} went from {old} to {new}: the change may be the reference's" if apart else ""
         said.append("; ".join(filter(None, (why, note))))
     return said
+
+
+def section(source: Source) -> Section | None:
+    """Nothing where the run isn't compared."""
+    comparison = source.comparison
+    if comparison is None:
+        return None
+    made, chart = comparison_tables(comparison), change_chart(comparison.frame("time"))
+    notices = [f"Of the earlier run: {notice}" for notice in comparison.before.notices]
+    return Section(
+        id="changes",
+        title=f"Changes since {comparison.before.id}",
+        link="Changes",
+        blocks=filled(
+            Block(kind="notices", content=notices),
+            charts([chart] if chart else []),
+            tables(made) if made else text("Nothing changed."),
+        ),
+    )
