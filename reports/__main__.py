@@ -116,11 +116,13 @@ def _history(given: argparse.Namespace) -> str:
 
 
 def _table(given: argparse.Namespace) -> str:
-    from reports import frames
     from reports.export import printed
+    from reports.frames.ratios import ratios, speeds
+    from reports.frames.run import checks, load, measurements, samples
 
     run, results = brought_here(given.run, given.results)
-    frame = getattr(frames, given.frame)(frames.load(run, results))
+    derive = {each.__name__: each for each in (checks, speeds, ratios, measurements, samples)}[given.frame]
+    frame = derive(load(run, results))
     return printed(frame, given.format, given.columns.split(",") if given.columns else None)
 
 

@@ -1,4 +1,5 @@
-"""The change of a figure between two runs, from the processes that measured it, or from the rounds of one."""
+"""The change of a figure between two runs: from the processes that measured it, or from the rounds of one; and how
+many of many changes are claimed."""
 
 from __future__ import annotations
 
@@ -6,8 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from harness.statistics.ratios import Verdict
+
+FALSE_CLAIMS = 0.05
+"""Expected share of claims that are false, over all rows of a comparison."""
 FEWEST = 4
 """Processes on each side: with three against three not even a complete separation has a probability under 0.05."""
 
@@ -27,6 +33,13 @@ class Change:
     why: str = ""
     """Why nothing can be told; "" where something can."""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said of it alone, where it is a throughput's."""
+        from harness.statistics.ratios import claim
+
+        return "cannot tell" if self.why else claim(self.change, self.low, self.high, self.floor)
+
 
 def between_processes(before: Sequence[float], after: Sequence[float]) -> Change | None:
     """Mann and Whitney's test on one figure per process; None where there are fewer than `FEWEST` on either side.
@@ -42,7 +55,7 @@ def between_processes(before: Sequence[float], after: Sequence[float]) -> Change
 
     shifts = np.sort(np.subtract.outer(np.log(new), np.log(old)).ravel())
     p = float(stats.mannwhitneyu(new, old, alternative="two-sided").pvalue)
-    skipped = _critical(len(old), len(new))
+    skipped = critical_value(len(old), len(new))
     return Change(
         before=float(np.median(old)),
         after=float(np.median(new)),
@@ -53,7 +66,7 @@ def between_processes(before: Sequence[float], after: Sequence[float]) -> Change
     )
 
 
-def _critical(first: int, second: int) -> int:
+def critical_value(first: int, second: int) -> int:
     """The largest U that the test rejects at 2.5 % a side: so many ratios at either end lie outside the interval."""
     limit, reached = 0.025 * math.comb(first + second, first), 0
     for u in range(first * second):
@@ -112,3 +125,26 @@ def within_processes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
         p=p,
         floor=old["noise_floor"] + new["noise_floor"],
     )
+
+
+def adjusted(probabilities: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's step-up: to claim what has at most `FALSE_CLAIMS` here keeps false claims that rare.
+
+    NaN stands for what wasn't tested: it stays NaN, and doesn't count.
+    """
+    tested = [i for i, p in enumerate(probabilities) if math.isfinite(p)]
+    found = [math.nan] * len(probabilities)
+    if tested:
+        from scipy import stats  # half a second, for those who compare only
+
+        for i, q in zip(tested, stats.false_discovery_control([probabilities[i] for i in tested]), strict=True):
+            found[i] = float(q)
+    return found
+
+
+def apart(before: Sequence[float], after: Sequence[float], tolerance: float = 0.0) -> int:
+    """1 where all of ``after`` is larger by more than ``tolerance`` (relative), -1 where it is smaller, else 0: for
+    amounts that are no matter of chance."""
+    if min(after) > max(before) * (1 + tolerance):
+        return 1
+    return -1 if max(after) < min(before) * (1 - tolerance) else 0

@@ -1,7 +1,4 @@
-"""Since when: the runs at which a figure's level changed, found over the whole history of a series.
-
->>> from harness.statistics.levels import change_points
->>> found = change_points(history, keys=["architecture", "mode", "subject", "reference"], value="ratio")
+"""Since when: where the level of a series changed, found over the whole of it.
 
 Night against night misses a loss of one per cent that stays; over many nights it stands out from the scatter.
 """
@@ -9,10 +6,10 @@ Night against night misses a loss of one per cent that stays; over many nights i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 SHORTEST = 3
@@ -26,32 +23,23 @@ LEAST_SCATTER = 1e-4
 """Relative: figures that repeat exactly (counts, bytes) still need a change of this order."""
 
 
-def change_points(history: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
-    """Where the level of ``value`` changed within each series, a series being the rows that share ``keys``.
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Runs ``start`` up to ``end`` of a series, and their median."""
 
-    ``history`` has one row per run and series with ``run``, ``started`` and ``commit`` (str) besides, in any order;
-    runs sort by ``started``. Values that are missing, infinite or not positive are left out: no verdict comes from
-    them. One row per change: the keys, ``run``, ``started`` and ``commit`` of the first run at the new level,
-    ``previous`` (the run before it), ``before`` and ``after`` (medians of the levels), ``change`` (after over before)
-    and ``runs`` (at the new level so far, until the next change).
-    """
-    found = []
-    for key, series in history.groupby(list(keys), sort=False, dropna=False):
-        values = pd.to_numeric(series[value], errors="coerce").to_numpy(dtype=np.float64)
-        known = series[np.isfinite(values) & (values > 0)].sort_values(["started", "run"], kind="stable")
-        amounts = known[value].to_numpy(dtype=np.float64)
-        bounds = [0, *level_changes(amounts), len(known)]
-        for first, start, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
-            before, after = float(np.median(amounts[first:start])), float(np.median(amounts[start:end]))
-            run, previous = known.iloc[start], known.iloc[start - 1]
-            found.append(
-                dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
-                | {name: run[name] for name in ("run", "started", "commit")}
-                | {"previous": previous["run"], "before": before, "after": after, "change": after / before}
-                | {"runs": end - start}
-            )
-    columns = [*keys, "run", "started", "commit", "previous", "before", "after", "change", "runs"]
-    return pd.DataFrame(found, columns=columns)
+    start: int
+    end: int
+    median: float
+
+
+def levels(amounts: NDArray[np.float64]) -> list[Level]:
+    """The levels of a series of positive amounts, one after the other."""
+    bounds = [0, *level_changes(amounts), len(amounts)]
+    return [
+        Level(start=start, end=end, median=float(np.median(amounts[start:end])))
+        for start, end in pairwise(bounds)
+        if end > start
+    ]
 
 
 def level_changes(amounts: NDArray[np.float64]) -> list[int]:

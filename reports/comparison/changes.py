@@ -9,32 +9,43 @@ Benjamini and Hochberg's procedure over all rows keeps the share of false claims
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import pandas as pd
 
 from harness.errors import RunError
-from harness.statistics.changes import Change, between_processes, within_processes
-from reports.comparison.run_comparison import Comparison, compare
+from harness.statistics.changes import (
+    FALSE_CLAIMS,
+    Change,
+    adjusted,
+    apart,
+    between_processes,
+    within_processes,
+)
 from reports.drawing.units import count
 from reports.frames.ratios import SETTING, ratios
-from reports.frames.run import Run
+from reports.frames.run import Run, worst
 
 Kind = Literal["time", "memory", "flops", "parameters", "conformance"]
 
-FALSE_CLAIMS = 0.05
-"""Expected share of claims that are false, over all rows of a comparison."""
 TOLERANCE = {"cpu": 0.001, "cuda": 0.01}
 """Relative change of peak memory that is none: the CPU's is counted to the byte, the GPU's allocator rounds up, and
 libraries there choose their workspace by what is free."""
 DECISIVE = ("device", "cpu", "gpu", "cores", "threads", "torch")
 """Facts of the environment without which absolute figures can't be compared."""
-WORSE = ("slower", "larger", "newly failing")
-BETTER = ("faster", "smaller", "newly passing")
+PRIVATE_FACTS = ("started", "finished")
+"""Facts that differ between any two runs and say nothing."""
+WORSE = ("newly failing", "slower", "larger")
+BETTER = ("newly passing", "faster", "smaller")
 NOTHING = "no difference seen"
 UNKNOWN = "cannot tell"
+ORDER = (*WORSE, *BETTER, NOTHING, UNKNOWN)
+"""Verdicts as they are listed; others (gone, new, changed) come last."""
+CHECK = ["suite", "architecture", "subject", "check"]
+BAD = ("failed", "error", "xfailed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +71,12 @@ class Judgement:
     """``p`` adjusted for the number of rows."""
     verdict: str
     why: str = ""
+    flag: str = ""
+    """Why the subject must not be ranked."""
+    floor: float = math.nan
+    """Smallest change, in log units, that the two runs could have seen, where their rounds are compared."""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    """``mode``, ``device`` and so on, where it was measured in one."""
 
     @property
     def regression(self) -> bool:
@@ -72,35 +89,74 @@ class Judgement:
         return self.verdict not in (NOTHING, UNKNOWN)
 
 
-def judge(before: Run, after: Run) -> list[Judgement]:
-    """Every row that the runs have in common, and checks that only one has.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Two runs and every row that they have in common, and checks that only one has."""
 
-    Raises RunError where a run is empty, or where they have nothing in common.
-    """
-    for run in (before, after):
-        if not len(run.checks) and not len(run.measurements):
-            raise RunError(f"run {run.id}: it is empty, there is nothing to compare")
+    before: Run
+    after: Run
+    rows: tuple[Judgement, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in one line."""
+        tally = Counter(row.verdict for row in self.rows)
+        said = [f"{number} {verdict}" for verdict, number in sorted(tally.items(), key=lambda item: rank(item[0]))]
+        worse = count(sum(row.regression for row in self.rows), "regression")
+        return f"{worse}: {', '.join(said) or 'nothing to compare'}"
+
+    def frame(self, *kinds: Kind) -> pd.DataFrame:
+        """The rows of these kinds with the fields of `Judgement`; each part of the setting is a column."""
+        plain = [f.name for f in fields(Judgement) if f.name != "setting"]
+        rows = [
+            {name: getattr(row, name) for name in plain} | {name: row.setting.get(name, "") for name in SETTING[2:]}
+            for row in self.rows
+            if row.kind in kinds
+        ]
+        return pd.DataFrame(rows, columns=[*plain, *SETTING[2:]])
+
+
+def compare(before: Run, after: Run) -> Comparison:
+    """Every change from one run to the other, checks first."""
     rows = [
-        *_adjusted(list(_times(before, after))),
+        *_checks(before, after),
+        *_without_chance(list(_times(before, after))),
         *_amounts(before, after, "peak_memory", "memory"),
         *_amounts(before, after, "flops", "flops"),
         *_amounts(before, after, "parameters", "parameters"),
     ]
-    found = compare(before, after)
-    checks = list(_checks(found))
-    if not rows and all(c.before == "" or c.after == "" for c in checks):
+    return Comparison(before=before, after=after, rows=tuple(rows))
+
+
+def expect_common(comparison: Comparison) -> None:
+    """Raises RunError where a run is empty, or the runs have nothing in common."""
+    before, after = comparison.before, comparison.after
+    for run in (before, after):
+        if not len(run.checks) and not len(run.measurements):
+            raise RunError(f"run {run.id}: it is empty, there is nothing to compare")
+    if all(row.kind == "conformance" and "" in (row.before, row.after) for row in comparison.rows):
         raise RunError(f"runs {before.id} and {after.id}: no check and no measurement in common")
-    return [*checks, *rows]
+
+
+def rank(verdict: str) -> int:
+    """Its place in `ORDER`."""
+    return ORDER.index(verdict) if verdict in ORDER else len(ORDER)
+
+
+def differing_facts(before: Run, after: Run) -> dict[str, tuple[str, str]]:
+    """What differs between the environments but for the times, in words: before and after."""
+    found = {}
+    for fact in dict.fromkeys([*after.environment, *before.environment]):
+        first, second = before.environment.get(fact), after.environment.get(fact)
+        if fact not in PRIVATE_FACTS and first != second:
+            found[fact] = ("not known" if first is None else str(first), "not known" if second is None else str(second))
+    return found
 
 
 def differences(before: Run, after: Run) -> list[str]:
     """Sentences about differences of the environments that matter."""
-    said = []
-    for fact in DECISIVE:
-        first, second = before.environment.get(fact), after.environment.get(fact)
-        if first != second:
-            said.append(f"{fact}: {first if first is not None else 'not known'} before, {second} now")
-    return said
+    found = differing_facts(before, after)
+    return [f"{fact}: {found[fact][0]} before, {found[fact][1]} now" for fact in DECISIVE if fact in found]
 
 
 def _times(before: Run, after: Run) -> Iterator[Judgement]:
@@ -113,7 +169,7 @@ def _times(before: Run, after: Run) -> Iterator[Judgement]:
         row = _named("time", known, reference=known["reference"])
         flag = next((r["flag"] for r in (*new, *old) if r["flag"]), "")
         if flag:
-            yield replace(row, verdict=UNKNOWN, why=f"not ranked: {flag}")
+            yield replace(row, verdict=UNKNOWN, why=f"not ranked: {flag}", flag=flag)
             continue
         if not known["reference"]:
             yield _absolute(row, before, after, known, comparable)
@@ -149,30 +205,22 @@ def _medians(run: Run, known: Mapping[str, Any]) -> list[float]:
 
 
 def _claimed(row: Judgement, found: Change) -> Judgement:
-    row = replace(
-        row, before=found.before, after=found.after, change=found.change, low=found.low, high=found.high, p=found.p
-    )
-    if found.why:
-        return replace(row, verdict=UNKNOWN, why=found.why)
-    excluded = not found.low <= 1 <= found.high
-    if not excluded or abs(math.log(found.change)) <= found.floor:
-        return replace(row, verdict=NOTHING)
-    return replace(row, verdict="faster" if found.change > 1 else "slower")
+    figures = {
+        name: getattr(found, name) for name in ("before", "after", "change", "low", "high", "p", "verdict", "why")
+    }
+    return replace(row, **figures, floor=found.floor or math.nan)
 
 
-def _adjusted(rows: list[Judgement]) -> list[Judgement]:
-    """Benjamini and Hochberg's step-up over all rows that have a p; a claim with q over the rate is withdrawn."""
-    tested = [i for i, row in enumerate(rows) if math.isfinite(row.p)]
-    if not tested:
-        return rows
-    from scipy import stats  # half a second, for those who compare only
-
-    for i, q in zip(tested, stats.false_discovery_control([rows[i].p for i in tested]), strict=True):
-        row = replace(rows[i], q=float(q))
-        if row.changed and q > FALSE_CLAIMS:
-            row = replace(row, verdict=NOTHING, why=f"one of {len(tested)} rows: q = {q:.2g}")
-        rows[i] = row
-    return rows
+def _without_chance(rows: list[Judgement]) -> list[Judgement]:
+    """The rows with their q over all that were tested; a claim that chance would bring too is withdrawn."""
+    made = [replace(row, q=q) for row, q in zip(rows, adjusted([row.p for row in rows]), strict=True)]
+    tested = sum(math.isfinite(row.q) for row in made)
+    return [
+        replace(row, verdict=NOTHING, why=f"one of {tested} rows: q = {row.q:.2g}")
+        if row.changed and row.q > FALSE_CLAIMS
+        else row
+        for row in made
+    ]
 
 
 def _amounts(before: Run, after: Run, quantity: str, kind: Kind) -> Iterator[Judgement]:
@@ -181,19 +229,15 @@ def _amounts(before: Run, after: Run, quantity: str, kind: Kind) -> Iterator[Jud
     first, second = (_grouped(_own(run, quantity), key) for run in (before, after))
     for where in [w for w in first if w in second]:
         known = dict(zip(key, where, strict=True))
-        old, new = (_range(rows) for rows in (first[where], second[where]))
-        row = replace(_named(kind, known), before=old[1], after=new[1])
-        if not all(math.isfinite(v) for v in (*old, *new)) or min(old[1], new[1]) <= 0:
-            same = old == new
+        old, new = ([v for row in rows for v in row["samples"]] for rows in (first[where], second[where]))
+        row = replace(_named(kind, known), before=max(old), after=max(new))
+        if not all(map(math.isfinite, (*old, *new))) or min(max(old), max(new)) <= 0:
+            same = (min(old), max(old)) == (min(new), max(new))
             yield replace(row, verdict=NOTHING if same else UNKNOWN, why="" if same else "an amount of nothing")
             continue
-        slack = TOLERANCE.get(str(known.get("device", "")).partition(":")[0], 0.0) if kind == "memory" else 0.0
-        verdict = NOTHING
-        if new[0] > old[1] * (1 + slack):
-            verdict = "larger"
-        elif new[1] < old[0] * (1 - slack):
-            verdict = "smaller"
-        yield replace(row, change=new[1] / old[1], verdict=verdict)
+        device = str(known.get("device", "")).partition(":")[0]
+        way = apart(old, new, TOLERANCE.get(device, 0.0) if kind == "memory" else 0.0)
+        yield replace(row, change=max(new) / max(old), verdict=(NOTHING, "larger", "smaller")[way])
 
 
 def _own(run: Run, quantity: str) -> pd.DataFrame:
@@ -201,30 +245,47 @@ def _own(run: Run, quantity: str) -> pd.DataFrame:
     return frame[(frame["quantity"] == quantity) & (frame["role"] == "subject") & (frame["replicate"] == 0)]
 
 
-def _range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    values = [v for row in rows for v in row["samples"]]
-    return min(values), max(values)
-
-
-def _checks(found: Comparison) -> Iterator[Judgement]:
-    """A row per check that changed, and one for all that did not."""
-    if found.unchanged:
-        what = f"{count(found.unchanged, 'check')} as before"
-        yield Judgement(kind="conformance", suite="", architecture="all", subject="all", what=what, verdict=NOTHING)
-    for row in found.checks.to_dict("records"):
-        skipped = {row["before"], row["after"]} == {"passed", "skipped"}  # not run, which is neither right nor wrong
-        verdict = UNKNOWN if skipped else str(row["change"])
-        yield Judgement(
-            kind="conformance",
-            suite=row["suite"],
-            architecture=row["architecture"],
-            subject=row["subject"],
-            what=row["check"],
-            before=row["before"],
-            after=row["after"],
-            verdict=verdict,
-            why=str(row["message"]).partition("\n")[0][:300],
+def _checks(before: Run, after: Run) -> Iterator[Judgement]:
+    """A row for all checks that came out as before, and one for each that did not."""
+    columns = [*CHECK, "outcome", "message"]
+    first, second = (worst(run.checks)[columns] for run in (before, after))
+    both = first.merge(second, on=CHECK, how="outer", suffixes=("_before", "_after")).fillna("")
+    rows = []
+    for row in both.to_dict("records"):
+        old, new = row["outcome_before"], row["outcome_after"]
+        rows.append(
+            Judgement(
+                kind="conformance",
+                suite=row["suite"],
+                architecture=row["architecture"],
+                subject=row["subject"],
+                what=row["check"],
+                before=old,
+                after=new,
+                verdict=_check_verdict(old, new),
+                why=str(row["message_after"]).partition("\n")[0][:300],
+            )
         )
+    changed = [row for row in rows if row.before != row.after]
+    if len(rows) > len(changed):
+        what = f"{count(len(rows) - len(changed), 'check')} as before"
+        yield Judgement(kind="conformance", suite="", architecture="all", subject="all", what=what, verdict=NOTHING)
+    order = ("newly failing", "newly passing", "gone", "new")
+    yield from sorted(changed, key=lambda row: order.index(row.verdict) if row.verdict in order else len(order))
+
+
+def _check_verdict(before: str, after: str) -> str:
+    if before == after:
+        return NOTHING
+    if {before, after} == {"passed", "skipped"}:
+        return UNKNOWN  # not run, which is neither right nor wrong
+    if after in ("failed", "error") and before not in ("failed", "error"):
+        return "newly failing"
+    if not before:
+        return "new"
+    if not after:
+        return "gone"
+    return "newly passing" if after == "passed" and before in BAD else "changed"
 
 
 def _named(kind: Kind, known: Mapping[str, Any], reference: str = "") -> Judgement:
@@ -236,6 +297,7 @@ def _named(kind: Kind, known: Mapping[str, Any], reference: str = "") -> Judgeme
         what=_setting(known) if "mode" in known else kind,
         reference=reference,
         verdict=UNKNOWN,
+        setting={name: known[name] for name in SETTING[2:] if name in known},
     )
 
 

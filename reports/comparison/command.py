@@ -6,14 +6,23 @@ import argparse
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
 from harness.errors import RunError
-from reports.comparison.changes import BETTER, NOTHING, UNKNOWN, Judgement, differences, judge
+from reports.comparison.changes import (
+    BETTER,
+    NOTHING,
+    UNKNOWN,
+    Comparison,
+    Judgement,
+    compare,
+    differences,
+    expect_common,
+    rank,
+)
 from reports.drawing import units
 from reports.frames.run import load
 
@@ -44,21 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        before, after = load(given.base, given.results), load(given.new, given.results)
-        rows, differ = judge(before, after), differences(before, after)
-        failed = given.fail_on != "never" and any(r.regression or (r.changed and given.fail_on == "any") for r in rows)
-        title = f"{after.id} against {before.id}"
+        found = compare(load(given.base, given.results), load(given.new, given.results))
+        expect_common(found)
+        failed = given.fail_on != "never" and any(
+            r.regression or (r.changed and given.fail_on == "any") for r in found.rows
+        )
         if given.json == "-":
-            print(_json(title, rows, differ, failed))
+            print(_json(found, failed))
         else:
-            _terminal(title, rows, differ)
+            _terminal(found)
         if given.json and given.json != "-":
-            Path(given.json).write_text(_json(title, rows, differ, failed) + "\n", encoding="utf-8")
+            Path(given.json).write_text(_json(found, failed) + "\n", encoding="utf-8")
         if given.junit:
-            given.junit.write_bytes(_junit(title, rows))
+            given.junit.write_bytes(_junit(found))
         if given.markdown:
             with given.markdown.open("a", encoding="utf-8") as summary:
-                summary.write(_markdown(title, rows, differ))
+                summary.write(_markdown(found))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
@@ -68,16 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def sentence(rows: Sequence[Judgement]) -> str:
-    """The comparison in one line."""
-    tally = Counter(row.verdict for row in rows)
-    said = [f"{number} {verdict}" for verdict, number in sorted(tally.items(), key=_rank)]
-    return f"{units.count(sum(r.regression for r in rows), 'regression')}: {', '.join(said) or 'nothing to compare'}"
-
-
-def _rank(item: tuple[str, int]) -> int:
-    order = ("newly failing", "slower", "larger", "newly passing", "faster", "smaller", NOTHING, UNKNOWN)
-    return order.index(item[0]) if item[0] in order else len(order)
+def _title(found: Comparison) -> str:
+    return f"{found.after.id} against {found.before.id}"
 
 
 def _name(row: Judgement) -> str:
@@ -97,48 +99,51 @@ def _figures(row: Judgement) -> tuple[str, str, str]:
     return show(row.before), show(row.after), change
 
 
-def _terminal(title: str, rows: Sequence[Judgement], differ: Sequence[str]) -> None:
+def _terminal(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table("what", "against", "before", "now", "change (95 %)", "verdict", title=Text(title))
-    for row in sorted(rows, key=lambda r: _rank((r.verdict, 0))):
+    table = Table("what", "against", "before", "now", "change (95 %)", "verdict", title=Text(_title(found)))
+    for row in sorted(found.rows, key=lambda r: rank(r.verdict)):
         style = "red" if row.regression else "green" if row.verdict in BETTER else ""
         verdict = f"{row.verdict} ({row.why})" if row.why else row.verdict
         cells = (_name(row), row.reference, *_figures(row), verdict)
         table.add_row(*(Text(cell) for cell in cells), style=style)  # Text: a name may hold what rich takes for markup
     console.print(table)
-    for line in differ:
+    for line in differences(found.before, found.after):
         console.print(Text(f"the environments differ in {line}"))
-    console.print(Text(sentence(rows)))
+    console.print(Text(found.sentence))
 
 
-def _json(title: str, rows: Sequence[Judgement], differ: Sequence[str], failed: bool) -> str:
-    plain = [
-        {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(r).items()} for r in rows
-    ]
-    for row, judged in zip(plain, rows, strict=True):
-        row["regression"] = judged.regression
-    return json.dumps(
-        {"title": title, "failed": failed, "summary": sentence(rows), "environments": list(differ), "rows": plain},
-        indent=1,
-        allow_nan=False,
-    )
+def _json(found: Comparison, failed: bool) -> str:
+    rows = []
+    for row in found.rows:
+        plain = {name: value for name, value in asdict(row).items() if name not in ("flag", "floor", "setting")}
+        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+        rows.append(known | {"regression": row.regression})
+    content = {
+        "title": _title(found),
+        "failed": failed,
+        "summary": found.sentence,
+        "environments": differences(found.before, found.after),
+        "rows": rows,
+    }
+    return json.dumps(content, indent=1, allow_nan=False)
 
 
-def _junit(title: str, rows: Sequence[Judgement]) -> bytes:
+def _junit(found: Comparison) -> bytes:
     """A test case per row: a regression fails, what can't be told is skipped."""
     suite = ElementTree.Element(
         "testsuite",
-        name=_printable(title),
-        tests=str(len(rows)),
-        failures=str(sum(r.regression for r in rows)),
+        name=_printable(_title(found)),
+        tests=str(len(found.rows)),
+        failures=str(sum(r.regression for r in found.rows)),
         errors="0",
-        skipped=str(sum(r.verdict == UNKNOWN for r in rows)),
+        skipped=str(sum(r.verdict == UNKNOWN for r in found.rows)),
     )
-    for row in rows:
+    for row in found.rows:
         name = f"{row.kind}, {row.what}" + (f", against {row.reference}" if row.reference else "")
         where = f"{row.suite}.{row.subject}.{row.architecture}"
         case = ElementTree.SubElement(suite, "testcase", classname=_printable(where), name=_printable(name))
@@ -148,8 +153,8 @@ def _junit(title: str, rows: Sequence[Judgement]) -> bytes:
             ElementTree.SubElement(case, "failure", message=said)
         elif row.verdict == UNKNOWN:
             ElementTree.SubElement(case, "skipped", message=said)
-    found: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
-    return found
+    written: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return written
 
 
 def _printable(text: str) -> str:
@@ -157,11 +162,11 @@ def _printable(text: str) -> str:
     return "".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _markdown(title: str, rows: Sequence[Judgement], differ: Sequence[str]) -> str:
+def _markdown(found: Comparison) -> str:
     """Only what changed or can't be told; the rest is a number."""
-    lines = [f"## {_cell(title)}", "", sentence(rows), ""]
-    lines += [f"- the environments differ in {_cell(line)}" for line in differ]
-    shown = sorted((r for r in rows if r.verdict != NOTHING), key=lambda r: _rank((r.verdict, 0)))
+    lines = [f"## {_cell(_title(found))}", "", found.sentence, ""]
+    lines += [f"- the environments differ in {_cell(line)}" for line in differences(found.before, found.after)]
+    shown = sorted((r for r in found.rows if r.verdict != NOTHING), key=lambda r: rank(r.verdict))
     if shown:
         lines += ["", "| what | against | before | now | change (95 %) | verdict |", "|---|---|---|---|---|---|"]
         for row in shown:

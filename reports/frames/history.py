@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -20,23 +21,12 @@ import pandas as pd
 from harness.errors import RunError
 from harness.records.runs import Place
 from harness.records.schema import SCHEMA
+from harness.statistics.levels import levels
+from reports.frames.ratios import SETTING, undisturbed
 
-KEYS = (
-    "figure",
-    "suite",
-    "architecture",
-    "subject",
-    "reference",
-    "mode",
-    "device",
-    "dtype",
-    "memory_format",
-    "compile",
-    "batch_size",
-    "input_size",
-)
+KEYS = ("figure", "suite", "architecture", "subject", "reference", *SETTING[2:])
 """What tells one series from another."""
-SETTING = ("mode", "device", "dtype", "memory_format", "compile", "batch_size", "input_size")
+UNKNOWN = ("",) * len(SETTING)
 RATIO, MEMORY, FAILED = "throughput ratio", "peak memory", "failed checks"
 
 
@@ -44,8 +34,8 @@ def history(results: str = "results") -> pd.DataFrame:
     """One row per run and figure, in the order of time.
 
     ``results`` is a folder of runs, or any URL that fsspec opens. ``run``, ``started``, ``commit`` and `KEYS`
-    (category); ``value`` (float64): of ``throughput ratio`` the subject's throughput over the reference's (median over
-    the paired rounds, above 1 is faster), of ``peak memory`` bytes, of ``failed checks`` how many failed or erred (zero
+    (category); ``value`` (float64): of ``throughput ratio`` the ratio of `reports.frames.ratios` (above 1 is faster;
+    of several processes the median), of ``peak memory`` bytes, of ``failed checks`` how many failed or erred (zero
     too). ``attrs["left_out"]`` lists runs that can't be read, and why. Raises RunError where there are no runs.
     """
     left_out: list[str] = []
@@ -78,6 +68,31 @@ def history(results: str = "results") -> pd.DataFrame:
     frame = frame.sort_values("started", key=lambda s: s.astype(str), kind="stable", ignore_index=True)
     frame.attrs["left_out"] = left_out
     return frame
+
+
+def change_points(history: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Where the level of ``value`` changed within each series, a series being the rows that share ``keys``.
+
+    ``history`` has one row per run and series with ``run``, ``started`` and ``commit`` (str) besides, in any order;
+    runs sort by ``started``. Values that are missing, infinite or not positive are left out: no verdict comes from
+    them. One row per change: the keys, ``run``, ``started`` and ``commit`` of the first run at the new level,
+    ``previous`` (the run before it), ``before`` and ``after`` (medians of the levels), ``change`` (after over before)
+    and ``runs`` (at the new level so far, until the next change).
+    """
+    found = []
+    for key, series in history.groupby(list(keys), sort=False, dropna=False):
+        values = pd.to_numeric(series[value], errors="coerce").to_numpy(dtype=np.float64)
+        known = series[np.isfinite(values) & (values > 0)].sort_values(["started", "run"], kind="stable")
+        for before, after in pairwise(levels(known[value].to_numpy(dtype=np.float64))):
+            run, previous = known.iloc[after.start], known.iloc[after.start - 1]
+            found.append(
+                dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+                | {name: run[name] for name in ("run", "started", "commit")}
+                | {"previous": previous["run"], "before": before.median, "after": after.median}
+                | {"change": after.median / before.median, "runs": after.end - after.start}
+            )
+    columns = [*keys, "run", "started", "commit", "previous", "before", "after", "change", "runs"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def _decoded(line: bytes) -> Any:
@@ -114,28 +129,45 @@ def _figures(lines: Iterator[bytes]) -> Iterator[tuple[tuple[Any, ...], float]]:
             elif row["quantity"] == "latency":
                 timed.setdefault((row["comparison"], row.get("process", 0)), []).append(row)
             elif row["quantity"] == "peak_memory" and row["role"] == "subject":
-                key = (MEMORY, *who, "", *_setting(row))
+                key = (MEMORY, *who, "", *_where(row)[2:])
                 memory[key] = max(memory.get(key, 0.0), *map(float, row["samples"]))
         except (ValueError, TypeError, KeyError):
             continue
     blank = ("",) * 5 + (0, 0)
     yield from (((FAILED, *who, "", *blank), float(len(wrong))) for who, wrong in judged.items())
     yield from memory.items()
-    ratios: dict[tuple[Any, ...], list[float]] = {}
-    for group in timed.values():
-        references = [row for row in group if row["role"] == "reference"]
-        for row in group:
-            if row["role"] == "subject" and not row.get("replicate") and not row.get("flag"):
-                for other in references:
-                    key = (RATIO, row["suite"], row["architecture"], row["subject"], other["subject"], *_setting(row))
-                    ratios.setdefault(key, []).extend(_log_ratios(row["samples"], other["samples"]))
-    yield from ((key, math.exp(median(logs))) for key, logs in ratios.items() if logs)
+    yield from _ratios(timed.values())
 
 
-def _setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name, "") for name in SETTING)
+def _ratios(groups: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """(key, value) of each subject and reference that were measured together; flagged subjects are left out."""
+    from harness.statistics.ratios import point_ratios  # scipy: only where there is something to derive
+
+    batches: dict[tuple[int, int], list[tuple[tuple[Any, ...], list[list[float]]]]] = {}
+    for group in groups:
+        # A test that was rerun replaces its first attempt.
+        latest = {(_where(row), row["role"], row["subject"], row.get("replicate", 0)): row for row in group}
+        references = [key for key in latest if key[1] == "reference" and not key[3]]
+        for (where, role, name, replicate), row in latest.items():
+            if role != "subject" or replicate or row.get("flag"):
+                continue
+            twin = latest.get((where, role, name, 1))
+            own = [undisturbed(each, row) for each in (row, twin) if each is not None]
+            for reference in references:
+                other = undisturbed(latest[reference], row)
+                if reference[0] != where or any(len(times) != len(other) for times in own):
+                    continue  # a killed run may have a round less of one
+                key = (RATIO, *where[:2], name, reference[2], *where[2:])
+                batches.setdefault((len(other), len(own)), []).append((key, [own[0], other, *own[1:]]))
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for batch in batches.values():
+        columns = zip(*(times for _, times in batch), strict=True)
+        for (key, _), ratio in zip(batch, point_ratios(*columns), strict=True):
+            if math.isfinite(ratio):
+                found.setdefault(key, []).append(ratio)
+    yield from ((key, median(ratios)) for key, ratios in found.items())
 
 
-def _log_ratios(subject: list[float], reference: list[float]) -> list[float]:
-    pairs = zip(subject, reference, strict=False)  # a killed run may have a round less of the one
-    return [math.log(other / own) for own, other in pairs if own > 0 and other > 0]
+def _where(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Suite, architecture and setting."""
+    return tuple(map(row.get, SETTING, UNKNOWN))

@@ -130,8 +130,8 @@ def _ratios(frame: pd.DataFrame) -> pd.DataFrame:
         references = group[(group["role"] == "reference") & (group["replicate"] == 0)].to_dict("records")
         for subject in group[(group["role"] == "subject") & (group["replicate"] == 0)].to_dict("records"):
             again = group[(group["subject"] == subject["subject"]) & (group["replicate"] == 1)].to_dict("records")
-            twin = _clean(again[0], subject) if again else None
-            floor, note = _floor(_clean(subject, subject), twin)
+            twin = undisturbed(again[0], subject) if again else None
+            floor, note = _floor(undisturbed(subject, subject), twin)
             known = {name: subject[name] for name in (*SETTING, "subject", "comparison", "process", "flag")}
             known["noise_floor"] = floor
             rows += [
@@ -167,7 +167,7 @@ def _against(
 
     row = {"reference": reference["subject"], "memory_ratio": memory_ratio}
     try:
-        estimate = paired_ratio(_clean(subject, subject), _clean(reference, subject), twin)
+        estimate = paired_ratio(undisturbed(subject, subject), undisturbed(reference, subject), twin)
     except ValueError as error:
         return _nothing(str(error), subject["flag"]) | row
     if estimate.rounds < MINIMUM_ROUNDS:
@@ -177,12 +177,16 @@ def _against(
     return row | found | {"verdict": said, "note": note}
 
 
-def _clean(row: Mapping[Any, Any], subject: Mapping[Any, Any]) -> list[float]:
+def undisturbed(row: Mapping[Any, Any], subject: Mapping[Any, Any]) -> list[float]:
     """The row's samples of the rounds in which the machine was left alone, as the subject's row tells."""
-    from harness.statistics.ratios import clean
+    details = subject.get("details")
+    disturbed = details.get("disturbed") if isinstance(details, dict) else None
+    samples: list[float] = row["samples"]
+    if not isinstance(disturbed, list) or not disturbed:
+        return samples
+    from harness.statistics.ratios import clean  # scipy: only where there is something to derive
 
-    disturbed = subject["details"].get("disturbed")
-    return clean(row["samples"], disturbed if isinstance(disturbed, list) else ())
+    return clean(samples, disturbed)
 
 
 def _nothing(note: str, flag: str) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.statistics.levels import change_points
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import GREY, PALETTE, Chart, inline_data, specification
-from reports.frames.history import FAILED, KEYS, MEMORY
+from reports.frames.history import FAILED, KEYS, MEMORY, change_points
 from reports.pages.render import fill, save
 
 MOST_CHARTS = 24
@@ -42,7 +41,7 @@ def write_history(frame: pd.DataFrame, output: Path, results: str) -> Path:
 
 
 def changed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Where the level of a series changed (`harness.statistics.levels.change_points`), the largest change first.
+    """Where the level of a series changed (`reports.frames.history.change_points`), the largest change first.
 
     Without counts of failed checks: whether those changed is no question of scatter.
     """

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from reports.drawing.tables import csv_address
 from reports.drawing.units import count, ratio
 from reports.frames.ratios import NOT_RANKED
 from reports.frames.run import worst
+from reports.sections.section import Block, Section, Source
 
 if TYPE_CHECKING:
     from reports.frames.run import Run
@@ -25,6 +27,9 @@ MEANING: Mapping[str, str] = {
     "passed": "passed",
     "skipped": "skipped, with a reason",
 }
+LEGEND = ("passed", "failed", "error", "xfailed", "skipped")
+ZOO = "zoo"
+"""The suite of any model that a library lists."""
 LONGEST_MESSAGE = 20_000
 """Characters of a message that the page shows; ``records.jsonl`` has all of it."""
 LONGEST_NAME = 80
@@ -274,3 +279,22 @@ def _value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def matrix_section(source: Source) -> Section:
+    """Every check on every subject, but for models of a library's list, which have a section of their own."""
+    checks = source.run.checks
+    content = {
+        "matrices": matrices(checks[checks["suite"] != ZOO]),
+        "legend": [(outcome, SYMBOLS[outcome], MEANING[outcome]) for outcome in LEGEND],
+        "csv": csv_address(checks.drop(columns="details")),
+    }
+    blocks = [Block(kind="matrices", content=content)] if content["matrices"] else []
+    return Section(id="checks", title="Checks", link="Checks", blocks=blocks)
+
+
+def failures_section(source: Source) -> Section:
+    """What failed, erred or failed as expected."""
+    found = findings(source.run.checks)
+    blocks = [Block(kind="findings", content=found)] if found else []
+    return Section(id="failures", title="Failures", link="Failures", blocks=blocks)

@@ -13,6 +13,7 @@ import pandas as pd
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import PALETTE, Chart, colour, height_of, inline_data, legend, rows_of, specification
+from reports.sections.section import Block, Section, Source, filled, pair, tables
 
 if TYPE_CHECKING:
     from reports.frames.run import Run
@@ -163,3 +164,14 @@ def pictures(folder: Path) -> list[Picture]:
 
 def _figure(value: float) -> str:
     return "not known" if value != value else f"{max(0.0, value):.3f}"
+
+
+def section(source: Source) -> Section:
+    """Nothing where no detector was trained or run."""
+    frame = precision_curves(source.run)
+    blocks = filled(
+        tables(precision_tables(frame)),
+        pair([*precision_charts(frame), *coverage_charts(source.run)]),
+        Block(kind="pictures", content=pictures(source.run.folder)),
+    )
+    return Section(id="detection", title="Detection", link="Detection", blocks=blocks)

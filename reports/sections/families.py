@@ -8,6 +8,7 @@ import pandas as pd
 
 from reports.drawing.tables import csv_address
 from reports.drawing.vega import DRAWABLE, GREY, PALETTE, Chart, colour, inline_data, legend, logarithmic, specification
+from reports.sections.section import Section, Source, charts, filled, pair
 
 if TYPE_CHECKING:
     from reports.frames.run import Run
@@ -238,3 +239,22 @@ def _cells(row: dict[Any, Any]) -> pd.DataFrame | None:
     return pd.DataFrame(
         {"row": i // columns + 1, "column": i % columns + 1, "value": value} for i, value in enumerate(values)
     )
+
+
+def scaling_section(source: Source) -> Section:
+    """Compound scaling, where several members were measured."""
+    drawn = scaling_charts(scaling(source.run, source.speeds))
+    title = "Compound scaling of EfficientNet"
+    return Section(id="scaling", title=title, link="Compound scaling", blocks=filled(pair(drawn)))
+
+
+def depth_section(source: Source) -> Section:
+    """Gradient norms by depth, where they were recorded."""
+    drawn = depth_charts(gradient_norms(source.run))
+    return Section(id="depth", title="Depth and gradient of ResNet", link="Depth", blocks=filled(charts(drawn)))
+
+
+def attention_section(source: Source) -> Section:
+    """Attention maps and positions, where they were recorded."""
+    title = "Attention and positions of the Vision Transformer"
+    return Section(id="attention", title=title, link="Attention", blocks=filled(pair(attention_charts(source.run))))

@@ -10,6 +10,7 @@ import pandas as pd
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import Chart, colour, inline_data, specification
+from reports.sections.section import Section, Source, charts, filled, tables
 
 if TYPE_CHECKING:
     from reports.frames.run import Run
@@ -133,3 +134,10 @@ def _share(value: float) -> str:
 
 def _points(value: float) -> str:
     return "not trained" if np.isnan(value) else f"{100 * value:+.1f} points"
+
+
+def section(source: Source) -> Section:
+    """Nothing where nothing was fine-tuned."""
+    frame = curves(source.run)
+    blocks = filled(charts(curve_charts(frame)), tables(curve_tables(frame)))
+    return Section(id="fine-tuning", title="Fine-tuning", link="Fine-tuning", blocks=blocks)

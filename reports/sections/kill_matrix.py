@@ -13,6 +13,7 @@ import pandas as pd
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import PALETTE, Chart, inline_data, legend, specification
+from reports.sections.section import Section, Source, filled, folded, text
 from reports.sections.speed import look
 
 MUTANTS = "mutants.json"
@@ -152,3 +153,15 @@ def strength_tables(strength: Strength) -> list[Table]:
         ),
     ]
     return [t for t in made if t.rows]
+
+
+def section(source: Source) -> Section:
+    """Nothing where the run has no kill matrix; what is wrong with its file is a notice."""
+    strength, trouble = read_strength(source.run.folder)
+    blocks = []
+    if strength is not None:
+        cells = strength.cells
+        drawn = [heat_chart(cells, list(strength.mutants["name"]), caption=KILLS)] if len(cells) else []
+        blocks = filled(text(strength.sentence), folded([*strength_tables(strength), *drawn]))
+    title = "Strength of the checks"
+    return Section(id="strength", title=title, link=title, blocks=blocks, notices=[trouble] if trouble else [])

@@ -12,6 +12,7 @@ import pandas as pd
 
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, table
+from reports.sections.section import Section, Source, filled, tables, text
 
 NOISE = "noise.json"
 KINDS = {"same": "equal", "slower_by_3_percent": "3 % slower", "slower_by_10_percent": "10 % slower"}
@@ -108,3 +109,11 @@ def _number(value: Any) -> float:
 
 def _four(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else units.UNKNOWN
+
+
+def section(source: Source) -> Section:
+    """Nothing where the run is no noise study; what is wrong with its file is a notice."""
+    noise, trouble = read_noise(source.run.folder)
+    blocks = filled(text(noise.sentence), tables(noise_tables(noise))) if noise is not None else []
+    title = "Noise of the measurement"
+    return Section(id="noise", title=title, link="Noise", blocks=blocks, notices=[trouble] if trouble else [])

@@ -22,13 +22,15 @@ from reports.drawing.vega import (
     settings,
     specification,
 )
-from reports.frames.ratios import NOT_RANKED, SETTING
+from reports.frames.ratios import NOT_RANKED
+from reports.sections.absolute import absolute_charts
+from reports.sections.checks import ZOO
+from reports.sections.costs import cost_charts, memory_by_kind, memory_chart
+from reports.sections.roofline import pareto_charts, roofline, roofline_charts
+from reports.sections.section import Block, Section, Source, charts, filled, pair, tables
 
-
-def implementations(speeds: pd.DataFrame) -> list[str]:
-    """Subjects, then references: one order, so that an implementation has one colour on all charts."""
-    ordered = pd.concat([speeds[speeds["role"] == "subject"], speeds[speeds["role"] != "subject"]])
-    return list(dict.fromkeys(ordered["subject"]))
+LARGEST_SAMPLES = 1_000_000
+"""Bytes of raw samples that the page carries; beyond them it points to ``records.jsonl``."""
 
 
 def ratio_charts(ratios: pd.DataFrame, names: Sequence[str]) -> list[Chart]:
@@ -91,85 +93,6 @@ def ratio_charts(ratios: pd.DataFrame, names: Sequence[str]) -> list[Chart]:
             )
         )
     return charts
-
-
-def latency_chart(speeds: pd.DataFrame, names: Sequence[str]) -> Chart | None:
-    """Median, p95 and p99 of each implementation."""
-    import altair as alt
-
-    known = speeds[speeds["median"].between(*DRAWABLE) & speeds["p99"].between(*DRAWABLE)]
-    if not len(known):
-        return None
-    labels, alike = settings(known.to_dict("records"))
-    rows = [
-        {
-            "setting": label,
-            "implementation": row["subject"],
-            "median": row["median"] * 1e3,
-            "p95": row["p95"] * 1e3,
-            "p99": row["p99"] * 1e3,
-            "rounds": row["rounds"],
-        }
-        for label, row in zip(labels, known.to_dict("records"), strict=True)
-    ]
-    base = alt.Chart(inline_data(rows)).encode(
-        y=rows_of("setting"),
-        yOffset=alt.YOffset("implementation:N").sort(list(names)),
-        color=colour("implementation", names, rows),
-        tooltip=["setting:N", "implementation:N", "median:Q", "p95:Q", "p99:Q", "rounds:Q"],
-    )
-    x = across([row[name] for row in rows for name in ("median", "p95", "p99")], "time of one batch, ms")
-    layers = alt.layer(
-        base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x("median"), x2="p99:Q"),
-        base.mark_tick(thickness=2, size=9).encode(x=x("p95")),
-        base.mark_point(size=55, filled=True, opacity=1).encode(x=x("median")),
-    )
-    return Chart(
-        name="latency",
-        title="Latency",
-        caption=(
-            "Left is faster; a long tail to the right is an unsteady one. The point is the median, the tick p95, the "
-            f"end of the line p99. Milliseconds of one batch, logarithmic scale.{alike}"
-        ),
-        spec=specification(layers, height=height_of(len(rows))),
-        csv=csv_address(speeds[["suite", "subject", "role", *SETTING[1:], "rounds", "median", "p95", "p99"]]),
-    )
-
-
-def bar_chart(
-    speeds: pd.DataFrame, names: Sequence[str], field: str, *, title: str, axis: str, caption: str, scale: float = 1.0
-) -> Chart | None:
-    """Bars of one column of `reports.frames.speeds` per setting and implementation; None where it wasn't measured."""
-    import altair as alt
-
-    known = speeds[(speeds[field] == 0) | speeds[field].between(*DRAWABLE)]
-    # A reference is measured again beside every subject: one bar, of the middle one.
-    known = known.groupby([*SETTING, "subject", "role"], sort=False, as_index=False)[[field]].median()
-    if not len(known):
-        return None
-    labels, alike = settings(known.to_dict("records"))
-    rows = [
-        {"setting": label, "implementation": row["subject"], "value": row[field] * scale}
-        for label, row in zip(labels, known.to_dict("records"), strict=True)
-    ]
-    bars = (
-        alt.Chart(inline_data(rows))
-        .mark_bar()
-        .encode(
-            y=rows_of("setting"),
-            yOffset=alt.YOffset("implementation:N").sort(list(names)),
-            x=alt.X("value:Q", title=axis),
-            color=colour("implementation", names, rows),
-            tooltip=["setting:N", "implementation:N", alt.Tooltip("value:Q", title=axis, format=",.4~g")],
-        )
-    )
-    return Chart(
-        name=field.replace("_", "-"),
-        title=title,
-        caption=caption + alike,
-        spec=specification(bars, height=height_of(len(rows))),
-        csv=csv_address(known[["suite", "subject", "role", *SETTING[1:], field]]),
-    )
 
 
 LOOKS = {
@@ -294,3 +217,39 @@ WHERE = (
     Column(label="device", field="device"),
     Column(label="dtype", field="dtype"),
 )
+
+
+def section(source: Source) -> Section:
+    """Ratios first, then absolute figures, what a step costs, and how well the machine is used."""
+    made = speed_tables(source.ratios, source.speeds)
+    if not made:
+        blocks, link = [Block(kind="unmeasured", content=True)], ""
+    else:
+        memory = memory_chart(memory_by_kind(source.run))
+        costs = [*([memory] if memory else []), *cost_charts(source.run, source.names)]
+        known = source.speeds["suite"] != ZOO
+        blocks, link = (
+            filled(
+                charts(ratio_charts(source.ratios, source.names)),
+                tables(made[:1]),
+                pair(absolute_charts(source.speeds, source.names)),
+                charts(costs[:1]),
+                pair(costs[1:]),
+                pair(
+                    [
+                        *roofline_charts(roofline(source.run, source.speeds), source.names),
+                        *pareto_charts(source.speeds[known], source.names),
+                    ]
+                ),
+                tables(made[1:]),
+                Block(kind="samples", content={"csv": samples_csv(source.run.samples)}),
+            ),
+            "Speed and memory",
+        )
+    return Section(id="speed", title="Speed and memory", link=link, blocks=blocks)
+
+
+def samples_csv(samples: pd.DataFrame) -> str:
+    """Raw samples as a CSV address; empty where there are none, or too many for the page."""
+    address = csv_address(samples) if 0 < len(samples) < LARGEST_SAMPLES // 40 else ""
+    return address if len(address) <= LARGEST_SAMPLES else ""

@@ -11,11 +11,12 @@ from harness.records.schema import SPEED
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import PALETTE, Chart, inline_data, legend, logarithmic, specification
+from reports.sections.checks import ZOO
+from reports.sections.section import Section, Source, charts, filled, tables, text
 
 if TYPE_CHECKING:
     from reports.frames.run import Run
 
-SUITE = "zoo"
 WRONG = ("failed", "error")
 COLUMNS = [
     "subject",
@@ -43,7 +44,7 @@ def zoo(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
     ``peak_memory`` in bytes on ``device``, ``seconds`` of judging, and of the first failure ``message`` and
     ``reproduce``. NaN and "" where it isn't known.
     """
-    checks = run.checks[(run.checks["suite"] == SUITE) & ~run.checks["check"].str.startswith(SPEED)]
+    checks = run.checks[(run.checks["suite"] == ZOO) & ~run.checks["check"].str.startswith(SPEED)]
     inference = speeds[(speeds["role"] == "subject") & (speeds["mode"] == "infer")]
     fastest = {
         (row["subject"], row["architecture"]): row
@@ -173,3 +174,10 @@ def zoo_charts(frame: pd.DataFrame) -> list[Chart]:
             csv=csv_address(measured),
         )
     ]
+
+
+def section(source: Source) -> Section:
+    """Nothing where no library's models were judged."""
+    frame = zoo(source.run, source.speeds)
+    blocks = filled(text(sentence(frame)), charts(zoo_charts(frame)), tables(zoo_tables(frame))) if len(frame) else []
+    return Section(id="zoo", title="Zoo", link="Zoo", blocks=blocks)

@@ -20,6 +20,7 @@ from harness.statistics.ratios import (
     latency_percentiles,
     noise_floor,
     paired_ratio,
+    point_ratios,
     throughput,
     verdict,
 )
@@ -151,3 +152,20 @@ def test_unpaired_and_empty_samples_are_named() -> None:
 def test_reports_can_use_it_where_torch_is_not_installed() -> None:
     program = "import sys, harness.statistics.ratios; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7, 12, 33, 128, 1000])
+def test_ratios_of_many_without_intervals_are_those_of_each(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.statistics.ratios.RESAMPLES", 99)  # no part of the ratio
+    random = np.random.default_rng(rounds)
+    ours, theirs, twin = np.exp(random.standard_normal((3, 20, rounds)))
+    assert point_ratios(ours, theirs) == [paired_ratio(a, b).ratio for a, b in zip(ours, theirs, strict=True)]
+    both = zip(ours, theirs, twin, strict=True)
+    assert point_ratios(ours, theirs, twin) == [paired_ratio(*times).ratio for times in both]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_time_leaves_its_own_comparison_without_a_ratio(bad: float) -> None:
+    ours = [[1.0] * 7, [1.0] * 6 + [bad]]
+    assert point_ratios(ours, [[2.0] * 7] * 2) == pytest.approx([2.0, math.nan], nan_ok=True)
+    assert point_ratios([[1.0] * 7] * 2, [[2.0] * 7] * 2, ours) == pytest.approx([2.0, math.nan], nan_ok=True)

@@ -218,7 +218,7 @@ def test_rendering_imports_no_torch(run: Run) -> None:
 
 def test_importing_the_api_imports_nothing_heavy() -> None:
     heavy = ("torch", "altair", "scipy", "vl_convert")
-    used = "reports.frames, reports.pages.run_page, reports.comparison.run_comparison"
+    used = "reports.frames, reports.pages.run_page, reports.comparison.changes"
     code = f"import sys, {used}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

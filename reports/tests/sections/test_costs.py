@@ -12,7 +12,7 @@ from reports.frames.ratios import speeds
 from reports.frames.run import Run, load
 from reports.sections.costs import cost_charts, memory_by_kind, memory_chart
 from reports.sections.roofline import front, pareto_charts, roofline, roofline_charts
-from reports.sections.speed import implementations
+from reports.sections.section import Source
 from reports.tests.made_runs import compared, latency, measured, write_run
 
 
@@ -37,7 +37,7 @@ def test_kinds_add_up_beside_the_prediction(tmp_path: Path) -> None:
 
 def test_what_was_not_recorded_is_not_drawn(tmp_path: Path) -> None:
     bare = made(tmp_path / "run", [latency(0.1)])
-    known, names = speeds(bare), implementations(speeds(bare))
+    known, names = speeds(bare), Source(run=bare).names
     assert memory_chart(memory_by_kind(bare)) is None
     assert cost_charts(bare, names) == []
     assert roofline_charts(roofline(bare, known), names) == []
@@ -93,7 +93,7 @@ def test_a_wrong_subject_is_never_on_the_front(tmp_path: Path) -> None:
     ]
     run = made(tmp_path / "run", rows)
     known = speeds(run)
-    charts = pareto_charts(known, implementations(known))
+    charts = pareto_charts(known, Source(run=run).names)
     assert len(charts) == 2
     for chart in charts:
         wrong = [row for row in _points(chart.spec) if row["implementation"] == "mine"]
