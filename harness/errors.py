@@ -20,7 +20,7 @@ def first_line(error: BaseException) -> str:
 
 
 class StoreError(RuntimeError):
-    """The results folder can't be written or read; the message says which and why."""
+    """The results folder can't be written; the message says which and why."""
 
 
 class RunError(RuntimeError):

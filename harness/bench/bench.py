@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from harness.errors import SubjectError, first_line
 from harness.numerics.skip_init import SkipInit
+from harness.records.verdicts import HUNG
 from harness.subjects.facts import Architecture, Family
 from harness.subjects.module_contract import expect_contract
 from harness.subjects.outputs import logits_of
@@ -26,7 +27,6 @@ CLASSES = 10
 
 
 SAID = " (said in full by the first check that met it)"
-HUNG = "did not come back within --timeout"
 
 
 def is_timeout(error: BaseException) -> bool:
