@@ -41,7 +41,7 @@ def test_the_word_and_the_reason(found: list[tuple[str, Outcome]], word: str, re
 
 
 def test_a_line_counts_every_row_and_names_every_failure() -> None:
-    rows = [check("shapes"), check("flops", "failed"), check("speed_infer", "error"), latency(0.01)]
+    rows: list[Record] = [check("shapes"), check("flops", "failed"), check("speed_infer", "error"), latency(0.01)]
     assert Verdicts(rows).lines() == ["resnet18 of ours: WRONG (1 error, 1 failed, 1 passed): flops, speed_infer"]
 
 
