@@ -28,7 +28,7 @@ def some_of(names: Iterable[str], most: int = 5) -> str:
 
 
 class StoreError(RuntimeError):
-    """The results folder can't be written or read; the message says which and why."""
+    """The results folder can't be written; the message says which and why."""
 
 
 class RunError(RuntimeError):

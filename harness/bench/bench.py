@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from harness.errors import SubjectError, first_line, some_of
 from harness.numerics.skip_init import SkipInit
 from harness.process.memory_reuse import trim_heap
+from harness.records.verdicts import HUNG
 from harness.subjects.facts import Architecture, Family
 from harness.subjects.module_contract import expect_contract
 from harness.subjects.outputs import logits_of
@@ -27,7 +28,6 @@ CLASSES = 10
 
 
 SAID = " (said in full by the first check that met it)"
-HUNG = "did not come back within --timeout"
 
 
 def is_timeout(error: BaseException) -> bool:

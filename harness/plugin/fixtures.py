@@ -65,7 +65,7 @@ def measure(request: pytest.FixtureRequest, session: Session, subject: Bench) ->
                 subject,
                 session.setting(what, batch_size),
                 test_id=request.node.nodeid,
-                flag=session.flag(subject.subject),
+                flag=session.verdict(subject.subject).not_ranked,
                 budget=share * session.budget,
             )
         except BudgetError as error:  # a slow or busy machine is no fault of the subject

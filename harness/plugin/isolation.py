@@ -21,7 +21,9 @@ import psutil
 import pytest
 
 from harness.records.codec import read_records
+from harness.records.runs import RECORDS
 from harness.records.schema import CheckRecord, MeasurementRecord, Record
+from harness.records.verdicts import HUNG, of_reference
 
 if TYPE_CHECKING:
     from harness.plugin.run import Session
@@ -89,7 +91,7 @@ def _command(item: pytest.Item, session: Session, process: int, folder: Path) ->
 
 def _keep(ended: Ended, session: Session, subject: Subject, test: str, process: int) -> str:
     """Take over the rows; see `measure_apart` for what is returned and raised."""
-    flag = session.flag(subject)
+    flag = session.verdict(subject).not_ranked
     outcome: CheckRecord | None = None
     for record in ended.records:
         if isinstance(record, MeasurementRecord):
@@ -97,7 +99,7 @@ def _keep(ended: Ended, session: Session, subject: Subject, test: str, process: 
             session.record(
                 replace(record, run=session.run, test=test, flag="; ".join(filter(None, (own, record.flag))))
             )
-        elif record.check.startswith("measured_against"):
+        elif of_reference(record.check):
             if not process:
                 session.record(replace(record, run=session.run, test=test))
         else:
@@ -149,7 +151,7 @@ def run_isolated(command: Sequence[str], *, results: Path, timeout: float, memor
             while process.poll() is None:
                 time.sleep(POLL)
                 if timeout and time.monotonic() - began > timeout:
-                    reason = f"did not come back within --timeout ({timeout:g} s): stopped"
+                    reason = f"{HUNG} ({timeout:g} s): stopped"
                 elif (used := _resident(process.pid)) > limit:
                     reason = f"took {used / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB it may: out of memory"
                 if reason:
@@ -163,7 +165,7 @@ def run_isolated(command: Sequence[str], *, results: Path, timeout: float, memor
     elif not reason and process.returncode not in (0, 1):
         quoted = " | ".join(line.strip() for line in said if line.strip())[-300:] if said else "nothing"
         reason = f"the process ended with code {process.returncode}, and said: {quoted}"
-    records = tuple(r for path in sorted(results.glob("*/records.jsonl")) for r in read_records(path))
+    records = tuple(r for path in sorted(results.glob(f"*/{RECORDS}")) for r in read_records(path))
     return Ended(records=records, reason=reason, seconds=time.monotonic() - began)
 
 

@@ -11,6 +11,7 @@ from harness.errors import first_line
 from harness.plugin import xdist
 from harness.plugin.run import SESSION, Session
 from harness.records.schema import SPEED, CheckRecord, Outcome
+from harness.records.verdicts import HUNG
 from harness.subjects.subject import Subject
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A subject that hung once is not called again."""
     subject = subject_of(item)
-    if subject is not None and subject.id in item.config.stash[SESSION].hung:
-        pytest.skip(f"not run: {subject.id} hung in {item.config.stash[SESSION].hung[subject.id]}")
+    hung = "" if subject is None else item.config.stash[SESSION].verdict(subject).hung
+    if subject is not None and hung:
+        pytest.skip(f"not run: {subject.id} hung in {hung}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,9 +68,7 @@ def row_of(
         name = SPEED + str(params.get("setting", params.get("mode", item.originalname.removeprefix("test_"))))  # type: ignore[attr-defined]
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:  # outside a call of the subject's own
-        message = f"{subject.who}: did not come back within --timeout: {message}"
-    if "did not come back within --timeout" in message:
-        session.hung[subject.id] = str(name)
+        message = f"{subject.who}: {HUNG}: {message}"
     return CheckRecord(
         run=session.run,
         suite=subject.family.name,

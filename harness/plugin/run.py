@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import RequestError, StoreError
+from harness.errors import RequestError, RunError, StoreError
 from harness.measure.setting import Setting, matrix
 from harness.plugin.options import MeasurementOptions
 from harness.process.hardware import SEEDS, device_named
 from harness.records.codec import read_records
-from harness.records.run_store import RECORDS, RunStore, new_run_id
-from harness.records.schema import SPEED, CheckRecord, Record
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.runs import RECORDS, resolve
+from harness.records.schema import CheckRecord, Record
+from harness.records.verdicts import Verdict, Verdicts, of_reference
 from harness.subjects.facts import Family
 from harness.subjects.loading import check_patterns, families, given_subjects, known_names, own_subjects
 from harness.subjects.subject import Subject, label_of
@@ -56,9 +58,8 @@ class Session:
     """Files, folders and ids that pytest was given."""
     run: str = field(default_factory=new_run_id)
     store: RunStore | None = None
-    hung: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, list[str]] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    verdicts: Verdicts = field(default_factory=Verdicts)
     store_error: str = ""
     outbox: list[Record] | None = None
     """In a worker process: rows on their way to the controller, which keeps them."""
@@ -187,16 +188,15 @@ class Session:
 
     def _resume(self, run: str) -> None:
         """Take over an earlier run's id, folder and outcomes. Raises RequestError where it isn't one."""
-        folder = Path(run) if (Path(run) / RECORDS).is_file() else self.results / run
         try:
-            records = list(read_records(folder / RECORDS))
-        except StoreError:
-            known = ", ".join(sorted(p.parent.name for p in self.results.glob(f"*/{RECORDS}"))[-5:]) or "none"
-            raise RequestError(f"--resume {run}: no such run in {self.results}; newest there: {known}") from None
+            folder = resolve(run, self.results)
+            records = read_records(folder / RECORDS)
+        except RunError as error:
+            raise RequestError(f"--resume {run}: {error}") from None
         self.results, self.run = folder.parent, folder.name
         for record in records:
             self._note(record)
-        self.done = frozenset(r.test for r in records if isinstance(r, CheckRecord) and not _of_reference(r))
+        self.done = frozenset(r.test for r in records if isinstance(r, CheckRecord) and not of_reference(r.check))
 
     def record(self, record: Record) -> None:
         """Keep a row, in memory and in the store. A full disk is said once and ends nothing."""
@@ -210,24 +210,13 @@ class Session:
                 self.store_error = str(error)
 
     def _note(self, record: Record) -> None:
-        """Remember a row, and a failure that takes the subject's speed out of the ranking."""
+        """Remember a row, and what it says of its subject."""
         self.records.append(record)
-        if (
-            isinstance(record, CheckRecord)
-            and record.outcome in ("failed", "error")
-            and not record.check.startswith(SPEED)
-        ):
-            self.failed.setdefault(f"{record.subject}:{record.architecture}", []).append(record.check)
+        self.verdicts.add(record)
 
-    def flag(self, subject: Subject) -> str:
-        """Why the subject's speed must not be ranked; empty where it may."""
-        checks = self.failed.get(f"{subject.label}:{subject.architecture.name}", [])
-        return f"failed {', '.join(sorted(set(checks)))}" if checks else ""
+    def verdict(self, subject: Subject) -> Verdict:
+        """What the subject's rows have come to by now."""
+        return self.verdicts.of(subject.family.name, subject.architecture.name, subject.label)
 
 
 SESSION = pytest.StashKey[Session]()
-
-
-def _of_reference(record: CheckRecord) -> bool:
-    """Whether the row tells of a reference that took no part, which a benchmark writes before it is over."""
-    return record.check.startswith("measured_against_")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import pytest
 
 from harness.errors import first_line
 from harness.plugin.run import SESSION
-from harness.records.schema import SPEED, CheckRecord, Record
+from harness.records.runs import RECORDS
 
 TASK = "harness.sweep.pytest_plugin"
 """The plugin that processes of a sweep are started with."""
@@ -23,11 +21,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
 
     terminalreporter.section("conformance")
-    for line in summary_lines(session.records):
+    for line in session.verdicts.lines():
         terminalreporter.line(line)
     if session.store_error:
         terminalreporter.line(f"records: {session.store_error} ({len(session.store.unwritten)} rows not written)")
-    terminalreporter.line(f"records: {session.store.folder / 'records.jsonl'}")
+    terminalreporter.line(f"records: {session.store.folder / RECORDS}")
     if not config.getoption("--benchmark"):
         terminalreporter.line(f"report:  python -m reports {session.store.folder}")
         return
@@ -44,22 +42,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"report:  {write(session.store.folder)}")
     except Exception as error:  # the verdict stands whether or not the page could be written
         terminalreporter.line(f"report:  not written: {type(error).__name__}: {first_line(error)}")
-
-
-def summary_lines(records: Iterable[Record]) -> Iterator[str]:
-    """One line per subject: its verdict, the counts, and the names of the checks that failed."""
-    grouped: dict[tuple[str, str], list[CheckRecord]] = {}
-    for record in records:
-        if isinstance(record, CheckRecord):
-            grouped.setdefault((record.architecture, record.subject), []).append(record)
-    for (architecture, subject), checks in grouped.items():
-        counts = Counter(c.outcome for c in checks)
-        failed = [c.check for c in checks if c.outcome in ("failed", "error")]
-        wrong = [name for name in failed if not name.startswith(SPEED)]
-        judged = any(c.outcome == "passed" and not c.check.startswith(SPEED) for c in checks)
-        verdict = "WRONG" if wrong else "right" if judged else "not judged"
-        tally = ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items()))
-        yield f"{architecture} of {subject}: {verdict} ({tally})" + (f": {', '.join(failed)}" if failed else "")
 
 
 class Terminal(Protocol):

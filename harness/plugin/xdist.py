@@ -6,7 +6,6 @@ turns on a machine that does nothing else.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import RequestError, StoreError
-from harness.records.codec import from_row, line_of, to_row
+from harness.records.codec import decoded, line_of, record_from, to_row
 from harness.records.schema import CheckRecord, Record
 from harness.subjects.subject import Subject
 
@@ -102,7 +101,7 @@ def packed(rows: Iterable[Record]) -> list[str]:
 
 def unpacked(lines: Iterable[str]) -> list[Record]:
     """What `packed` was given."""
-    return [from_row(json.loads(line)) for line in lines]
+    return [record_from(decoded(line)) for line in lines]
 
 
 def _family_in(session: Session, test: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.process.hardware import cpu_name
+from harness.records.runs import Place
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pytest", "pytest-benchmark", "hypothesis")
 
@@ -54,12 +54,7 @@ DECISIVE = ("cpu", "gpu", "cores", "threads", "device", "torch", "torchvision", 
 
 def continued(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
     """The environment of a run that is resumed: as it was when it began, and when and in what it went on."""
-    try:
-        before = json.loads((folder / "environment.json").read_bytes())
-    except (OSError, ValueError):
-        before = {}
-    if not isinstance(before, dict):
-        before = {}
+    before, _ = Place(folder).environment()
     changed = {f: [before.get(f), now[f]] for f in DECISIVE if f in before and before[f] != now[f]}
     notes = [f"resumed with another {fact}: {was} before, {new} now" for fact, (was, new) in changed.items()]
     resumed = [*before.get("resumed", []), now["started"]]

@@ -12,9 +12,8 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.records.codec import line_of, to_row
+from harness.records.runs import ENVIRONMENT, RECORDS
 from harness.records.schema import Record
-
-RECORDS = "records.jsonl"
 
 
 def new_run_id() -> str:
@@ -46,9 +45,9 @@ class RunStore:
     def environment(self, facts: Mapping[str, Any]) -> None:
         """Write ``environment.json``."""
         try:
-            (self.folder / "environment.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+            (self.folder / ENVIRONMENT).write_text(json.dumps(facts, indent=1, default=str) + "\n")
         except OSError as error:
-            raise StoreError(f"{self.folder / 'environment.json'}: {error.strerror or error}") from error
+            raise StoreError(f"{self.folder / ENVIRONMENT}: {error.strerror or error}") from error
 
     def append(self, record: Record) -> None:
         """Write one row. Raises StoreError on the first write that fails, and never again."""

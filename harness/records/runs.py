@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import RunError
-from harness.records.codec import without_surrogates
+from harness.records.codec import NotJsonError, decoded
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"
@@ -32,27 +30,13 @@ def resolve(run: str | Path, results: Path = Path("results")) -> Path:
     raise RunError(f"no run {str(run)!r}: neither a folder with {RECORDS} nor an id under {results}/ ({there})")
 
 
-def read_environment(folder: Path) -> tuple[dict[str, Any], str]:
-    """``environment.json`` as a dict, and why it is empty ("" where it was read)."""
-    path = folder / ENVIRONMENT
-    try:
-        facts = json.loads(path.read_bytes())
-    except OSError as error:
-        return {}, f"{ENVIRONMENT} can't be read: {error.strerror or error}"
-    except (ValueError, RecursionError) as error:
-        return {}, f"{ENVIRONMENT} isn't JSON: {error}"
-    if not isinstance(facts, dict):
-        return {}, f"{ENVIRONMENT} holds a {type(facts).__name__}, not an object"
-    return {str(k): without_surrogates(v) for k, v in facts.items()}, ""
-
-
 class Place:
     """A folder of runs, or one run. fsspec is imported for URLs only."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str | Path) -> None:
         """``address`` is a path or a URL; nothing is opened yet."""
-        self.address = address.rstrip("/") or address
-        self.remote = "://" in address
+        self.address = str(address).rstrip("/") or str(address)
+        self.remote = "://" in self.address
 
     @property
     def name(self) -> str:
@@ -82,9 +66,17 @@ class Place:
         content: bytes = files.cat_file(f"{root}/{name}")
         return content
 
-    def lines(self) -> Iterator[bytes]:
-        """The lines of this run's records."""
-        return iter(self.read(RECORDS).splitlines())
+    def environment(self) -> tuple[dict[str, Any], str]:
+        """``environment.json`` as a dict, and why it is empty ("" where it was read)."""
+        try:
+            facts = decoded(self.read(ENVIRONMENT))
+        except OSError as error:
+            return {}, f"{ENVIRONMENT} can't be read: {error.strerror or error}"
+        except NotJsonError as error:
+            return {}, f"{ENVIRONMENT} isn't JSON: {error}"
+        if not isinstance(facts, dict):
+            return {}, f"{ENVIRONMENT} holds a {type(facts).__name__}, not an object"
+        return facts, ""
 
 
 def brought_here(run: str, results: str) -> tuple[str, str]:
@@ -110,7 +102,7 @@ def brought_here(run: str, results: str) -> tuple[str, str]:
     except OSError as error:
         shutil.rmtree(folder.parent)
         raise RunError(f"{place.address}: {error}") from error
-    for name in ("environment.json", "mutants.json"):
+    for name in (ENVIRONMENT, "mutants.json"):
         try:
             (folder / name).write_bytes(place.read(name))
         except FileNotFoundError:

@@ -10,7 +10,7 @@ Schema history
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,28 @@ UNITS: Mapping[str, str] = {
 }
 
 
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+
+def expect_outcome(outcome: str) -> None:
+    """Raise ValueError where a check can't have that outcome."""
+    if outcome not in OUTCOMES:
+        raise ValueError(f"outcome is {outcome!r}; known: {', '.join(OUTCOMES)}")
+
+
+def expect_samples(quantity: str, samples: Sequence[float], subject: str, architecture: str) -> None:
+    """Raise ValueError where there is no such quantity, there are no samples, or one is no amount of it."""
+    if quantity not in UNITS:
+        raise ValueError(f"quantity is {quantity!r}; known: {', '.join(UNITS)}")
+    if not samples:
+        raise ValueError(f"{quantity} of {subject} {architecture}: no samples")
+    if math.isfinite(sum(samples)) and min(samples) >= 0:  # a sum is quick, and no finite one has an infinite part
+        return
+    for sample in samples:
+        if not math.isfinite(sample) or sample < 0:
+            raise ValueError(f"{quantity} of {subject} {architecture}: sample {sample!r} is no amount")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckRecord:
     """What came of one check on one subject."""
@@ -89,8 +111,7 @@ class CheckRecord:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.outcome not in get_args(Outcome):
-            raise ValueError(f"outcome is {self.outcome!r}; known: {', '.join(get_args(Outcome))}")
+        expect_outcome(self.outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +149,7 @@ class MeasurementRecord:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.quantity not in UNITS:
-            raise ValueError(f"quantity is {self.quantity!r}; known: {', '.join(UNITS)}")
-        if not self.samples:
-            raise ValueError(f"{self.quantity} of {self.subject} {self.architecture}: no samples")
-        bad = [s for s in self.samples if not math.isfinite(s) or s < 0]
-        if bad:
-            raise ValueError(f"{self.quantity} of {self.subject} {self.architecture}: sample {bad[0]!r} is no amount")
+        expect_samples(self.quantity, self.samples, self.subject, self.architecture)
 
     @property
     def unit(self) -> str:

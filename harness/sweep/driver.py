@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import RequestError, StoreError
-from harness.plugin.terminal import summary_lines
+from harness.errors import RequestError, RunError, StoreError
 from harness.records.codec import read_records
-from harness.records.run_store import RECORDS, RunStore, new_run_id
-from harness.sweep.merged_run import FAILED, MergedRun
+from harness.records.run_store import RunStore, new_run_id
+from harness.records.runs import RECORDS, resolve
+from harness.records.verdicts import BAD
+from harness.sweep.merged_run import MergedRun
 from harness.sweep.plan import Estimate, collect, estimate, plan
 from harness.sweep.progress import Progress, duration
 from harness.sweep.staging import ROOT, absolute, staged
@@ -53,7 +54,8 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
     url = given.results if "://" in given.results else ""
     results = Path("results" if url else given.results)
     if given.resume:
-        results, rest = _earlier(results, given.resume)
+        folder_before, rest = _earlier(results, given.resume)
+        results, given.resume = folder_before.parent, folder_before.name
     with _work(given.address, rest) as (folder, arguments):
         import ray
 
@@ -72,7 +74,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
             directory = "" if folder is not None else str(ROOT)
             options, tasks = _plan(given, results, arguments, _on_a_worker(directory))
             store = RunStore(results, given.resume or new_run_id(), resume=bool(given.resume))
-            known = list(read_records(store.folder / RECORDS)) if given.resume else []
+            known = read_records(store.folder / RECORDS) if given.resume else ()
             about = _environment(given, found, facts)
             _write_head(store, about, tasks, rest)
             order = Order(
@@ -99,7 +101,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
                 store.environment(about)
             if url:
                 _upload(url, store)
-        except StoreError as error:
+        except (StoreError, RunError) as error:
             raise RequestError(str(error)) from None
         finally:
             ray.shutdown()
@@ -117,12 +119,13 @@ def _work(address: str, rest: Sequence[str]) -> Iterator[tuple[Path | None, list
 
 
 def _earlier(results: Path, run: str) -> tuple[Path, list[str]]:
-    """Results folder and arguments of an interrupted sweep. Raises RequestError."""
+    """Folder and arguments of an interrupted sweep. Raises RequestError."""
     try:
-        _, rest = read_plan(results / run / PLAN)
-    except (OSError, ValueError, KeyError, TypeError):
+        folder = resolve(run, results)
+        _, rest = read_plan(folder / PLAN)
+    except (RunError, OSError, ValueError, KeyError, TypeError):
         raise RequestError(f"--resume {run}: no sweep of that name in {results}") from None
-    return results, list(rest)
+    return folder, list(rest)
 
 
 def _on_a_worker(directory: str) -> Callable[[Sequence[str]], tuple[list[str], list[dict[str, Any]]]]:
@@ -197,8 +200,7 @@ def _upload(url: str, store: RunStore) -> None:
 
 
 def _sum_up(store: RunStore, ledger: MergedRun, dispatch: Dispatch, why: str) -> int:
-    records = list(read_records(store.folder / RECORDS))
-    for line in summary_lines(records):
+    for line in ledger.verdicts.lines():
         print(line)
     for broken in dispatch.broken:
         print(f"failed: {broken}")
@@ -208,7 +210,7 @@ def _sum_up(store: RunStore, ledger: MergedRun, dispatch: Dispatch, why: str) ->
     if why:
         print(f"{why}; go on with: python -m harness.sweep --resume {store.run} --results {store.folder.parent}")
         return INTERRUPTED
-    failed = any(ledger.outcomes.get(outcome) for outcome in FAILED)
+    failed = any(ledger.outcomes.get(outcome) for outcome in BAD)
     return 1 if failed or dispatch.broken else 0
 
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from harness.errors import StoreError
+from harness.records.codec import RowReader
 from harness.records.run_store import RunStore
-from harness.records.schema import SPEED, CheckRecord, MeasurementRecord, Record
+from harness.records.schema import CheckRecord, MeasurementRecord, Record
+from harness.records.verdicts import Verdicts, of_reference
 from harness.sweep.tasks import Case, Task
-
-FAILED = ("failed", "error")
-KINDS: Mapping[str, type[CheckRecord] | type[MeasurementRecord]] = {
-    "check": CheckRecord,
-    "measurement": MeasurementRecord,
-}
-
-
-def record_from(row: Mapping[str, Any]) -> Record:
-    """A record from its row. Raises KeyError, TypeError or ValueError where it is none."""
-    kind = KINDS[row["kind"]]
-    known = {f.name: row[f.name] for f in fields(kind) if f.name in row and f.name != "schema"}
-    return kind(**(known | ({"samples": tuple(row["samples"])} if "samples" in row else {})))
 
 
 class MergedRun:
@@ -40,8 +28,7 @@ class MergedRun:
         self.store = store
         self.trouble = ""
         """What the disk refused; empty where it took everything."""
-        self.failures: dict[str, list[str]] = {}
-        """Failed checks by subject and architecture; benchmarks do not count."""
+        self.verdicts = Verdicts()
         self.outcomes: dict[str, int] = {}
         self._done: dict[str, set[str]] = {}
         self._waiting: dict[str, list[MeasurementRecord]] = {}
@@ -54,11 +41,7 @@ class MergedRun:
 
     def take(self, task: Task, lines: Iterable[str], placement: Mapping[str, Any]) -> None:
         """Rows of a task as its process wrote them."""
-        for line in lines:
-            try:
-                record = record_from(json.loads(line))
-            except (KeyError, TypeError, ValueError):
-                continue
+        for record in RowReader(lines):
             details = {**record.details, "sweep": task.key, "placement": dict(placement)}
             record = replace(record, run=self.store.run, details=details)
             if isinstance(record, MeasurementRecord):
@@ -71,7 +54,7 @@ class MergedRun:
 
     def settle(self, task: Task) -> None:
         """Write the measurements that wait, flagged if their subject failed a check on whatever worker."""
-        flag = self.flag(task.owner)
+        flag = self.verdicts.of(task.suite, task.architecture, task.subject).not_ranked
         for record in self._waiting.pop(task.key, []):
             own = record.role == "subject" and flag and flag not in record.flag
             self._write(replace(record, flag="; ".join(filter(None, (flag, record.flag)))) if own else record)
@@ -79,11 +62,6 @@ class MergedRun:
     def drop(self, task: Task) -> None:
         """Forget the measurements of a test that will be done again."""
         self._waiting.pop(task.key, None)
-
-    def flag(self, owner: str) -> str:
-        """Why the subject's speed must not be ranked; empty where it may."""
-        failed = self.failures.get(owner, [])
-        return f"failed {', '.join(sorted(set(failed)))}" if failed else ""
 
     def give_up(self, task: Task, case: Case, why: str, placement: Mapping[str, Any]) -> None:
         """The row of a test that no worker brought to a verdict."""
@@ -116,11 +94,8 @@ class MergedRun:
             self.trouble = str(error)
 
     def _note(self, record: Record) -> None:
-        if not isinstance(record, CheckRecord):
-            return
-        if record.check.startswith("measured_against_"):  # says who took no part in a benchmark, before its verdict
+        self.verdicts.add(record)
+        if not isinstance(record, CheckRecord) or of_reference(record.check):
             return
         self._done.setdefault(str(record.details.get("sweep", "")), set()).add(record.test)
         self.outcomes[record.outcome] = self.outcomes.get(record.outcome, 0) + 1
-        if record.outcome in FAILED and not record.check.startswith(SPEED):
-            self.failures.setdefault(f"{record.subject}:{record.architecture}", []).append(record.check)

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TextIO
 
+from harness.records.verdicts import BAD
 from harness.sweep.dispatch import State
 
 SHOWN = 2
@@ -41,7 +42,7 @@ class Progress:
 
 def describe(state: State, *, elapsed: float, before: int = 0) -> str:
     """The line; ``before`` tasks were done when this started, ``elapsed`` seconds ago."""
-    failed = sum(state.outcomes.get(outcome, 0) for outcome in ("failed", "error"))
+    failed = sum(state.outcomes.get(outcome, 0) for outcome in BAD)
     parts = [f"{state.done}/{state.total} tasks", f"{failed} checks failed"]
     if state.retried:
         parts.append(f"{state.retried} retried")

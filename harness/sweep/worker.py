@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.process import fork_server
-from harness.records.run_store import RECORDS
+from harness.records.runs import RECORDS
 from harness.sweep.tasks import Event, Task, TaskEnded, TaskRows
 
 POLL = 0.2

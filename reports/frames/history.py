@@ -6,21 +6,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.errors import RunError
-from harness.records.runs import Place
-from harness.records.schema import SCHEMA
+from harness.records.codec import RowReader
+from harness.records.runs import RECORDS, Place
+from harness.records.verdicts import BAD
 from harness.statistics.levels import levels
 from reports.frames.ratios import SETTING, undisturbed
 
@@ -39,33 +40,28 @@ def history(results: str = "results") -> pd.DataFrame:
     too). ``attrs["left_out"]`` lists runs that can't be read, and why. Raises RunError where there are no runs.
     """
     left_out: list[str] = []
-    codes: list[array[int]] = [array("i") for _ in range(len(KEYS) + 3)]
-    names: list[dict[Any, int]] = [{} for _ in codes]
-    values = array("d")
-    runs = Place(results).runs()
-    if not runs:
+    runs: list[tuple[str, str, str]] = []
+    keys: dict[tuple[Any, ...], int] = {}
+    of_run, of_key, values = array("i"), array("i"), array("d")
+    places = Place(results).runs()
+    if not places:
         raise RunError(f"{results}: it has no runs")
-    for run in runs:
+    for place in places:
+        facts, _ = place.environment()
         try:
-            facts = _facts(run)
-            found = list(_figures(run.lines()))
+            found = dict(_figures(RowReader(place.read(RECORDS).split(b"\n"))))
         except (RunError, OSError, ValueError) as error:
-            left_out.append(f"{run.name}: {error}")
+            left_out.append(f"{place.name}: {error}")
             continue
-        head = (run.name, str(facts.get("started") or run.name), str(facts.get("git_commit") or ""))
-        for key, value in found:
-            for known, column, name in zip(names, codes, head + key, strict=True):
-                column.append(known.setdefault(name, len(known)))
-            values.append(value)
-    columns = ("run", "started", "commit", *KEYS)
-    frame = pd.DataFrame(
-        {
-            column: pd.Categorical.from_codes(np.asarray(held), categories=pd.Index(list(known)))
-            for column, held, known in zip(columns, codes, names, strict=True)
-        }
-    )
-    frame["value"] = values
-    frame = frame.sort_values("started", key=lambda s: s.astype(str), kind="stable", ignore_index=True)
+        of_run.extend([len(runs)] * len(found))
+        of_key.extend([keys.setdefault(key, len(keys)) for key in found])
+        values.extend(found.values())
+        runs.append((place.name, str(facts.get("started") or place.name), str(facts.get("git_commit") or "")))
+    rank = np.argsort(np.argsort([started for _, started, _ in runs], kind="stable"), kind="stable")
+    order = np.argsort(rank[np.asarray(of_run)], kind="stable")
+    columns = _columns(("run", "started", "commit"), runs, np.asarray(of_run)[order])
+    columns |= _columns(KEYS, list(keys), np.asarray(of_key)[order])
+    frame = pd.DataFrame({**columns, "value": np.asarray(values)[order]})
     frame.attrs["left_out"] = left_out
     return frame
 
@@ -95,44 +91,31 @@ def change_points(history: pd.DataFrame, keys: Sequence[str], value: str = "valu
     return pd.DataFrame(found, columns=columns)
 
 
-def _decoded(line: bytes) -> Any:
-    """The row of a line: over a million of them, reading JSON is what takes the time."""
-    try:
-        return orjson.loads(line)
-    except ValueError:  # NaN and infinity, which Python's json writes and reads, are no JSON
-        return json.loads(line)
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]], chosen: NDArray[np.intc]) -> dict[str, Any]:
+    """The columns of a table that has the ``chosen`` of these rows, which are few, one after the other."""
+    made = {}
+    for number, name in enumerate(names):
+        known: dict[Any, int] = {}
+        codes = np.asarray([known.setdefault(row[number], len(known)) for row in rows], dtype=np.intc)
+        made[name] = pd.Categorical.from_codes(codes[chosen], categories=pd.Index(list(known)))
+    return made
 
 
-def _facts(run: Place) -> Mapping[str, Any]:
-    try:
-        facts = json.loads(run.read("environment.json"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _figures(lines: Iterator[bytes]) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """(key, value) of one run; broken lines are passed over, as a killed run leaves them."""
-    timed: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def _figures(reader: RowReader) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """(key, value) of one run; what its page calls corrupt is passed over, as a killed run leaves it."""
+    timed: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     memory: dict[tuple[Any, ...], float] = {}
-    judged: dict[tuple[str, str, str], set[str]] = {}
-    for line in lines:
-        try:
-            row = _decoded(line)
-            if row["schema"] > SCHEMA:
-                raise RunError(f"schema {row['schema']} is newer than {SCHEMA}, the newest known here")
-            who = (row["suite"], row["architecture"], row["subject"])
-            if row["kind"] == "check":
-                wrong = judged.setdefault(who, set())
-                if row["outcome"] in ("failed", "error"):
-                    wrong.add(row["check"])
-            elif row["quantity"] == "latency":
-                timed.setdefault((row["comparison"], row.get("process", 0)), []).append(row)
-            elif row["quantity"] == "peak_memory" and row["role"] == "subject":
-                key = (MEMORY, *who, "", *_where(row)[2:])
-                memory[key] = max(memory.get(key, 0.0), *map(float, row["samples"]))
-        except (ValueError, TypeError, KeyError):
-            continue
+    judged: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for row in reader.rows():
+        if row["kind"] == "check":
+            wrong = judged[row["suite"], row["architecture"], row["subject"]]
+            if row["outcome"] in BAD:
+                wrong.add(row["check"])
+        elif row["quantity"] == "latency":
+            timed[row["comparison"], row.get("process", 0)].append(row)
+        elif row["quantity"] == "peak_memory" and row.get("role", "subject") == "subject":
+            key = (MEMORY, row["suite"], row["architecture"], row["subject"], "", *_where(row)[2:])
+            memory[key] = max(memory.get(key, 0.0), *row["samples"])
     blank = ("",) * 5 + (0, 0)
     yield from (((FAILED, *who, "", *blank), float(len(wrong))) for who, wrong in judged.items())
     yield from memory.items()
@@ -146,7 +129,9 @@ def _ratios(groups: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[tuple[Any,
     batches: dict[tuple[int, int], list[tuple[tuple[Any, ...], list[list[float]]]]] = {}
     for group in groups:
         # A test that was rerun replaces its first attempt.
-        latest = {(_where(row), row["role"], row["subject"], row.get("replicate", 0)): row for row in group}
+        latest = {
+            (_where(row), row.get("role", "subject"), row["subject"], row.get("replicate", 0)): row for row in group
+        }
         references = [key for key in latest if key[1] == "reference" and not key[3]]
         for (where, role, name, replicate), row in latest.items():
             if role != "subject" or replicate or row.get("flag"):

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from harness.records.codec import read_rows
-from harness.records.runs import RECORDS, read_environment, resolve
-from harness.records.schema import SPEED, CheckRecord, MeasurementRecord
+from harness.records.runs import RECORDS, Place, resolve
+from harness.records.schema import CheckRecord, MeasurementRecord
+from harness.records.verdicts import Verdicts
 
 CHECK_COLUMNS: Mapping[str, str] = {
     "suite": "str",
@@ -86,6 +87,8 @@ class Run:
     """See `measurements`."""
     samples: pd.DataFrame
     """See `samples`."""
+    verdicts: Verdicts
+    """By suite, architecture and subject."""
     corrupt_lines: int
     complete: bool
     notices: tuple[str, ...] = ()
@@ -101,7 +104,7 @@ def load(run: str | Path, results: str | Path = "results") -> Run:
     """
     folder = resolve(run, Path(results))
     rows = read_rows(folder / RECORDS)
-    environment, trouble = read_environment(folder)
+    environment, trouble = Place(folder).environment()
     notices = [f"The environment isn't known: {trouble}."] if trouble else []
     if rows.corrupt:
         several = f"{rows.corrupt} lines of {RECORDS} are" if rows.corrupt > 1 else f"One line of {RECORDS} is"
@@ -112,15 +115,16 @@ def load(run: str | Path, results: str | Path = "results") -> Run:
         notices.append("The run did not finish (killed, or still running); this page shows what it had recorded.")
     if not rows.checks and not rows.measurements:
         notices.append("The run is empty: it recorded no check and no measurement.")
-    check_frame = _check_frame(rows.checks)
+    verdicts = Verdicts(rows.checks)
     return Run(
         id=folder.resolve().name,
         folder=folder,
         environment=environment,
-        checks=check_frame,
-        measurements=_measurement_frame(rows.measurements, check_frame),
+        checks=_check_frame(rows.checks),
+        measurements=_measurement_frame(rows.measurements, verdicts),
         samples=_sample_frame(rows.measurements),
         corrupt_lines=rows.corrupt,
+        verdicts=verdicts,
         complete=bool(environment.get("finished")) and not rows.torn,
         notices=tuple(notices),
     )
@@ -165,34 +169,21 @@ def _check_frame(records: tuple[CheckRecord, ...]) -> pd.DataFrame:
     return _frame([{name: getattr(r, name) for name in CHECK_COLUMNS} for r in records], CHECK_COLUMNS)
 
 
-def _measurement_frame(records: tuple[MeasurementRecord, ...], check_frame: pd.DataFrame) -> pd.DataFrame:
-    wrong = _wrong_subjects(check_frame)
+def _measurement_frame(records: tuple[MeasurementRecord, ...], verdicts: Verdicts) -> pd.DataFrame:
     derived = ("rounds", "median", "p95", "p99", "maximum")
     rows = []
     for record in records:
         row = {name: getattr(record, name) for name in MEASUREMENT_COLUMNS if name not in derived}
         row["samples"] = list(record.samples)
         if not record.flag and record.role == "subject":
-            row["flag"] = wrong.get((record.suite, record.architecture, record.subject), "")
+            reason = verdicts.of(record.suite, record.architecture, record.subject).not_ranked
+            row["flag"] = f"{reason} in this run" if reason else ""
         with np.errstate(over="ignore"):  # two samples near the largest float: their mean is infinite, and may say so
             median, p95, p99 = np.percentile(record.samples, (50, 95, 99))
         row |= {"rounds": len(record.samples), "median": median, "p95": p95, "p99": p99}
         row["maximum"] = max(record.samples)
         rows.append(row)
     return _frame(rows, MEASUREMENT_COLUMNS)
-
-
-def _wrong_subjects(check_frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-    """Which (suite, architecture, subject) failed a check in this run, and which check."""
-    wrong: dict[tuple[str, str, str], str] = {}
-    reasons = {"failed": "failed", "error": "raised an error in", "xfailed": "is known to fail"}
-    for outcome, reason in reasons.items():
-        for row in check_frame[check_frame["outcome"] == outcome].to_dict("records"):
-            if row["check"].startswith(SPEED):
-                continue  # not measured, which says nothing about being right
-            key = (row["suite"], row["architecture"], row["subject"])
-            wrong.setdefault(key, f"{reason} {row['check']} in this run")
-    return wrong
 
 
 def _sample_frame(records: tuple[MeasurementRecord, ...]) -> pd.DataFrame:

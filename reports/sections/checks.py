@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.records.verdicts import BAD, judges
 from reports.drawing.tables import csv_address
 from reports.drawing.units import count, ratio
 from reports.frames.ratios import NOT_RANKED
@@ -103,9 +104,11 @@ def skips(checks: pd.DataFrame) -> pd.DataFrame:
 
 def verdict(run: Run, ratios: pd.DataFrame) -> tuple[str, str]:
     """(held, failed or unknown; the verdict in one sentence)."""
-    outcomes = worst(run.checks)
+    judging = run.checks["check"].map(judges).astype(bool)
+    outcomes = worst(run.checks[judging])
     tally = outcomes["outcome"].value_counts()
-    wrong = outcomes[outcomes["outcome"].isin(["failed", "error"])]
+    wrong = outcomes[outcomes["outcome"].isin(BAD)]
+    unmeasured = int(run.checks[~judging]["outcome"].isin(BAD).sum())
     ran = len(outcomes) - int(tally.get("skipped", 0))
     expected = int(tally.get("xfailed", 0))
     clauses = []
@@ -122,10 +125,13 @@ def verdict(run: Run, ratios: pd.DataFrame) -> tuple[str, str]:
         clauses.append(f"nothing was judged: all {count(len(outcomes), 'check')} were skipped")
     if expected:
         clauses.append(f"{count(expected, 'known deviation')} failed as expected")
+    if unmeasured:
+        clauses.append(f"{count(unmeasured, 'benchmark')} could not be measured")
     speed = _speed_clause(ratios)
     if speed:
         clauses.append(speed)
-    state = "failed" if len(wrong) else "held" if ran else "unknown"
+    words = {verdict.word for verdict in run.verdicts.all()}
+    state = "failed" if "WRONG" in words else "held" if "right" in words else "unknown"
     sentence = "; ".join(clauses) if clauses else "there is nothing to judge: no check and no speed was recorded"
     return state, sentence[0].upper() + sentence[1:] + "."
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.records.schema import SPEED
+from harness.records.verdicts import BAD, judges
 from reports.drawing import units
 from reports.drawing.tables import Column, Table, csv_address, table
 from reports.drawing.vega import PALETTE, Chart, inline_data, legend, logarithmic, specification
@@ -17,7 +17,7 @@ from reports.sections.section import Section, Source, charts, filled, tables, te
 if TYPE_CHECKING:
     from reports.frames.run import Run
 
-WRONG = ("failed", "error")
+VERDICTS = {"right": "holds", "WRONG": "doesn't hold", "not judged": "not judged"}
 COLUMNS = [
     "subject",
     "architecture",
@@ -44,7 +44,7 @@ def zoo(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
     ``peak_memory`` in bytes on ``device``, ``seconds`` of judging, and of the first failure ``message`` and
     ``reproduce``. NaN and "" where it isn't known.
     """
-    checks = run.checks[(run.checks["suite"] == ZOO) & ~run.checks["check"].str.startswith(SPEED)]
+    checks = run.checks[(run.checks["suite"] == ZOO) & run.checks["check"].map(judges).astype(bool)]
     inference = speeds[(speeds["role"] == "subject") & (speeds["mode"] == "infer")]
     fastest = {
         (row["subject"], row["architecture"]): row
@@ -53,17 +53,17 @@ def zoo(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (subject, architecture), own in checks.groupby(["subject", "architecture"], sort=False):
         outcomes = own["outcome"]
-        wrong = own[outcomes.isin(WRONG)]
-        passed = int((outcomes == "passed").sum())
+        wrong = own[outcomes.isin(BAD)]
+        verdict = run.verdicts.of(SUITE, str(architecture), str(subject))
         speed = fastest.get((str(subject), str(architecture)), {})
         rows.append(
             {
                 "subject": subject,
                 "architecture": architecture,
-                "verdict": "doesn't hold" if len(wrong) else "holds" if passed else "not judged",
-                "passed": passed,
+                "verdict": VERDICTS[verdict.word],
+                "passed": int((outcomes == "passed").sum()),
                 "skipped": int((outcomes == "skipped").sum()),
-                "wrong": ", ".join(wrong["check"]),
+                "wrong": ", ".join(verdict.found(*BAD)),
                 "pixels": _noted(own, "side"),
                 "parameters": speed.get("parameters", _noted(own, "parameters")),
                 "images_per_second": speed.get("images_per_second", math.nan),

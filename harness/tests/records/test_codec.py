@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import RunError
-from harness.records.codec import read_rows, to_row
-from harness.records.runs import resolve
-from harness.records.schema import SCHEMA
+from harness.records.codec import RowReader, decoded, line_of, read_rows, record_from, to_row
+from harness.records.schema import SCHEMA, Record
+from reports.frames.history import history
 from reports.frames.run import load
-from reports.tests.made_runs import check, every_outcome, latency, newer_row, write_run
+from reports.tests.made_runs import check, latency, newer_row, write_run
 
 
 def test_a_torn_last_line_is_left_out_and_told_apart_from_corrupt_ones(tmp_path: Path) -> None:
@@ -77,31 +78,52 @@ def test_a_newer_schema_is_refused_by_name_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff"])
-def test_the_environment_may_be_missing_or_broken(tmp_path: Path, content: bytes | None) -> None:
-    folder = write_run(tmp_path / "run", every_outcome()[:3], environment=None)
-    if content is not None:
-        (folder / "environment.json").write_bytes(content)
-    run = load(folder)
-    assert run.environment == {}
-    assert any("environment" in notice for notice in run.notices)
-
-
 def test_lone_surrogates_do_not_spoil_the_page(tmp_path: Path) -> None:
     line = json.dumps({**to_row(check("shapes")), "subject": "a\ud800b"}).encode() + b"\n"
     run = load(write_run(tmp_path / "run", [], tail=line))
     assert list(run.checks["subject"]) == ["a?b"]
 
 
-def test_a_run_is_found_by_folder_by_id_and_as_latest(results: Path) -> None:
-    newest = results / "20260101T120000-bbbb"
-    assert resolve(newest) == newest
-    assert resolve("20260101T120000-bbbb", results) == newest
-    assert resolve("latest", results) == newest
+def test_a_row_in_a_sweep_is_corrupt_where_one_in_a_file_is(tmp_path: Path) -> None:
+    good = to_row(check("shapes"))
+    lines = [line_of(good), line_of({**good, "seconds": "long"}), line_of({**good, "schema": 0}), "torn"]
+    reader = RowReader(lines)
+    assert list(reader) == [check("shapes")]
+    assert (reader.corrupt, reader.torn) == (2, True)
 
 
-def test_an_unknown_run_is_refused_naming_those_there_are(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run 'nothing'.*20260101T110000-aaaa, 20260101T120000-bbbb"):
-        resolve("nothing", results)
-    with pytest.raises(RunError, match="it has no runs"):
-        resolve("latest", tmp_path)
+def test_a_row_without_what_it_must_say_is_described() -> None:
+    row = {name: value for name, value in to_row(check("shapes")).items() if name not in ("run", "check")}
+    with pytest.raises(TypeError, match="run is missing"):
+        record_from(row)
+
+
+@pytest.mark.parametrize("record", [check("parity", "failed", details={"error": math.nan}), latency(0.01)])
+def test_what_was_written_is_read(record: Record) -> None:
+    known = record_from(decoded(line_of(to_row(record))))
+    assert to_row(known) == to_row(record) | {"details": {k: str(v) for k, v in record.details.items()}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": ["x", "y"]},
+        {"samples": 7},
+        {"samples": [-1.0]},
+        {"batch_size": "four"},
+        {"device": 3},
+        {"flag": None},
+        {"quantity": "joy"},
+        {"schema": None},
+    ],
+)
+def test_history_and_the_page_of_a_run_agree_on_what_is_corrupt(tmp_path: Path, change: dict[str, Any]) -> None:
+    rows = [latency(0.01), latency(0.01, replicate=1), latency(0.02, subject="timm", role="reference")]
+    bad = json.dumps({**to_row(latency(9.0)), "comparison": "another", **change}).encode() + b"\n"
+    other = json.dumps(to_row(latency(1.0, subject="timm", role="reference", comparison="another"))).encode() + b"\n"
+    assert load(write_run(tmp_path / "results" / "run", list(rows), tail=bad + other)).corrupt_lines == 1
+    write_run(tmp_path / "sound" / "run", list(rows), tail=other)
+    frame, sound = history(str(tmp_path / "results")), history(str(tmp_path / "sound"))
+    assert frame.attrs["left_out"] == []
+    assert list(frame["figure"]) == list(sound["figure"])
+    assert list(frame["value"]) == list(sound["value"])

@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import RequestError
 from harness.records.codec import read_records
-from harness.records.run_store import RECORDS, RunStore
+from harness.records.run_store import RunStore
+from harness.records.runs import RECORDS
 from harness.sweep.dispatch import Dispatch, State
 from harness.sweep.merged_run import MergedRun
 from harness.sweep.staging import ROOT

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.records.codec import read_records
-from harness.records.run_store import RECORDS, RunStore
+from harness.records.run_store import RunStore
+from harness.records.runs import RECORDS
 from harness.records.schema import CheckRecord, MeasurementRecord
 from harness.sweep.dispatch import Dispatch, State
 from harness.sweep.merged_run import MergedRun
