@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from harness.plugin.report_rows import check_name, subject_of
 from harness.records.schema import SPEED
 
 FILE = "CONFORMANCE_LISTING"
@@ -33,6 +32,8 @@ def _options(config: pytest.Config) -> list[str]:
 
 
 def _row(item: pytest.Item) -> dict[str, Any]:
+    from harness.plugin.report_rows import check_name, subject_of  # `-p` loads this file before the plugin
+
     subject = subject_of(item)
     row: dict[str, Any] = {"test": item.nodeid, "suite": Path(str(item.path)).parent.name}
     skipped = row["skipped"] = item.get_closest_marker("skip") is not None
