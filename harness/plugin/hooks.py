@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.bench.drawn_examples import register_profiles, use_profile
 from harness.errors import RequestError
 from harness.plugin import xdist
-from harness.plugin.options import MeasurementOptions, add_measurement_options, add_options
-from harness.plugin.run import SESSION, Session
+from harness.plugin.options import add_measurement_options, add_options
+from harness.plugin.request import Request
+from harness.plugin.run import RUN, Run
 from harness.process.memory_reuse import keep_freed_memory
 
 
@@ -28,30 +27,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "members(*names): the architectures a test is run for where nobody chose any")
     register_profiles()
     use_profile(config.getoption("--hypothesis-profile", None))
-    session = Session(
-        specs=tuple(config.getoption("--subject")),
-        patterns=tuple(p.strip() for p in config.getoption("--arch").split(",") if p.strip()),
-        device=config.getoption("--device"),
-        results=Path(config.getoption("--results")),
-        budget=config.getoption("--budget"),
-        seed=config.getoption("--seed"),
-        compile_backend=config.getoption("--compile-backend"),
-        pretrained=config.getoption("--weights") == "imagenet",
-        measurement=MeasurementOptions.of(config),
-        paths=tuple(str(a) for a in config.args),
-    )
-    config.stash[SESSION] = session
+    run = config.stash[RUN] = Run(request=Request.of(config))
     if not config.getoption("--benchmark"):
         keep_freed_memory()
-    if config.option.collectonly and not session.specs and session.device == "auto":
-        session.device = "cpu"  # listing tests needs no torch
     try:
-        xdist.begin(config, session)
-        session.validate()
+        xdist.begin(config, run)
+        run.request = run.request.validated()
+        run.resume()
     except RequestError as error:
         raise pytest.UsageError(str(error)) from None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the store: the run is complete."""
-    session.config.stash[SESSION].close_store()
+    session.config.stash[RUN].close_store()

@@ -1,11 +1,13 @@
-"""The options, as ``pytest --help`` shows them, and what those about measuring ask for."""
+"""The options, as ``pytest --help`` shows them, what those about measuring ask for, and commands that repeat them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RequestError
@@ -22,6 +24,45 @@ LISTS = {
     "--compile": ("", f"modes of torch.compile, by inductor: {', '.join(COMPILE_MODES)}; none for as written"),
     "--input-size": ("", "side of the images in pixels (default: the architecture's own)"),
 }
+CHECKING: dict[str, Any] = {
+    "--arch": "",
+    "--device": "auto",
+    "--seed": 0,
+    "--weights": "random",
+    "--compile-backend": "aot_eager",
+    "--hypothesis-profile": None,
+    "--hypothesis-seed": None,
+}
+"""The options beside ``--subject`` that decide what a check does, and their defaults."""
+MEASURING: dict[str, Any] = {
+    **{option: default for option, (default, _) in LISTS.items()},
+    "--budget": 15.0,
+    "--precision": 0.01,
+    "--flush-l2": False,
+}
+"""The options that decide, beside those, what a benchmark does."""
+
+
+def repeated_options(config: pytest.Config, *, benchmark: bool) -> list[str]:
+    """The options without which a test, or a ``benchmark``, isn't there or does something else: all that were given."""
+    options = ["--benchmark"] if benchmark else []
+    if "harness.plugin" in config.option.plugins:  # outside the project's folder nothing else loads it
+        options += ["-p", "harness.plugin"]
+    for spec in config.getoption("--subject"):
+        options += ["--subject", spec]
+    for option, default in {**CHECKING, **(MEASURING if benchmark else {})}.items():
+        given = config.getoption(option, default)
+        if given != default:
+            options += [option] if given is True else [option, str(given)]
+    return options
+
+
+def command_of(config: pytest.Config, test: str, *, benchmark: bool) -> str:
+    """A line for the shell that repeats the test with that id in the folder in which pytest was started."""
+    file, colons, name = test.partition("::")
+    there = config.invocation_params.dir
+    place = file if there == config.rootpath else Path(os.path.relpath(config.rootpath / file, there)).as_posix()
+    return shlex.join(["pytest", f"{place}{colons}{name}", *repeated_options(config, benchmark=benchmark)])
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -36,10 +77,16 @@ def add_options(parser: pytest.Parser) -> None:
         "(resnet50(num_classes=1000) -> nn.Module); repeatable; default: the suites' own models",
     )
     group.addoption(
-        "--arch", default="", metavar="NAMES", help="architectures, comma-separated names or globs (efficientnet_b*)"
+        "--arch",
+        default=CHECKING["--arch"],
+        metavar="NAMES",
+        help="architectures, comma-separated names or globs (efficientnet_b*)",
     )
     group.addoption(
-        "--device", default="auto", metavar="DEVICE", help="where to measure: auto, cpu, cuda or cuda:N (default auto)"
+        "--device",
+        default=CHECKING["--device"],
+        metavar="DEVICE",
+        help="where to measure: auto, cpu, cuda or cuda:N (default auto)",
     )
     group.addoption(
         "--results", default="results", metavar="DIR", help="folder that keeps one folder per run (default results)"
@@ -48,16 +95,20 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--budget",
         type=float,
-        default=15.0,
+        default=MEASURING["--budget"],
         metavar="SECONDS",
         help="time for the rounds of each benchmark (default 15)",
     )
     group.addoption(
-        "--seed", type=int, default=0, metavar="N", help="seed of weights and images in the checks (default 0)"
+        "--seed",
+        type=int,
+        default=CHECKING["--seed"],
+        metavar="N",
+        help="seed of weights and images in the checks (default 0)",
     )
     group.addoption(
         "--compile-backend",
-        default="aot_eager",
+        default=CHECKING["--compile-backend"],
         metavar="NAME",
         help="torch.compile backend of the compile check: aot_eager (default, no code generation) or inductor",
     )
@@ -70,7 +121,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--weights",
         choices=("random", "imagenet"),
-        default="random",
+        default=CHECKING["--weights"],
         help="imagenet also compares with the libraries' pretrained weights, where they can be had (default random)",
     )
 
@@ -83,7 +134,7 @@ def add_measurement_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--precision",
         type=float,
-        default=0.01,
+        default=MEASURING["--precision"],
         metavar="FRACTION",
         help="stop sampling when the ratios' intervals are within this to either side, or --budget is spent (0.01)",
     )
@@ -193,16 +244,3 @@ class MeasurementOptions:
                     f"--compile {self.compile_modes}: needs a C++ compiler, and torch finds none that works; "
                     "install g++, or name one in the environment's CXX"
                 ) from error
-
-    def arguments(self) -> Sequence[str]:
-        """The command line that asks for the same in one process."""
-        lists = (
-            self.modes,
-            self.batch_sizes,
-            self.dtypes,
-            self.memory_formats,
-            self.compile_modes,
-            self.input_sizes,
-        )
-        given = [f"{option}={value}" for option, value in zip(LISTS, lists, strict=True) if value]
-        return [*given, f"--precision={self.precision!r}", *(["--flush-l2"] if self.flush_l2 else [])]

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from harness.errors import first_line
 from harness.plugin import xdist
-from harness.plugin.run import SESSION, Session
+from harness.plugin.options import command_of
+from harness.plugin.run import RUN, Run
 from harness.records.schema import SPEED, CheckRecord, Outcome
 from harness.records.verdicts import HUNG
 from harness.subjects.subject import Subject
-
-if TYPE_CHECKING:
-    from harness.plugin.run import Session
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A subject that hung once is not called again."""
     subject = subject_of(item)
-    hung = "" if subject is None else item.config.stash[SESSION].verdict(subject).hung
+    hung = "" if subject is None else item.config.stash[RUN].verdict(subject).hung
     if subject is not None and hung:
         pytest.skip(f"not run: {subject.id} hung in {hung}")
 
@@ -32,13 +30,13 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Record the outcome of every test of a subject."""
     report = yield
-    session = item.config.stash[SESSION]
-    row = row_of(item, call, report, session)
+    run = item.config.stash[RUN]
+    row = row_of(item, call, report, run)
     if row is not None:
-        session.record(row)
-    if session.outbox:
-        report.rows = xdist.packed(session.outbox)  # type: ignore[attr-defined]
-        session.outbox.clear()
+        run.record(row)
+    if run.outbox:
+        report.rows = xdist.packed(run.outbox)  # type: ignore[attr-defined]
+        run.outbox.clear()
     return report
 
 
@@ -55,32 +53,36 @@ def subject_of(item: pytest.Item) -> Subject | None:
     return found if isinstance(found, Subject) else None
 
 
-def row_of(
-    item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, session: Session
-) -> CheckRecord | None:
-    """What came of a subject's test; None for the parts of a test that nobody needs to be told of."""
+def check_name(item: pytest.Item) -> str:
+    """What the test's row calls it: the check's name, or ``speed_`` and what is measured."""
+    params, function = params_of(item), getattr(item, "originalname", item.name)
+    if item.get_closest_marker("speed"):
+        return SPEED + str(params.get("setting", params.get("mode", function.removeprefix("test_"))))
+    return str(params.get("check", params.get("name", function)))
+
+
+def row_of(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, run: Run) -> CheckRecord | None:
+    """The row of a subject's test; None where ``report`` is of a part of it that decides nothing."""
     subject = subject_of(item)
     if subject is None or (report.when != "call" and report.passed) or report.when == "teardown":
         return None
     params = params_of(item)
-    name = params.get("check", params.get("name", getattr(item, "originalname", item.name)))
-    if item.get_closest_marker("speed"):
-        name = SPEED + str(params.get("setting", params.get("mode", item.originalname.removeprefix("test_"))))  # type: ignore[attr-defined]
+    name, speed = check_name(item), item.get_closest_marker("speed") is not None
     message = _message(report, call)
     if "Timeout" in message and "pytest-timeout" in message:  # outside a call of the subject's own
         message = f"{subject.who}: {HUNG}: {message}"
     return CheckRecord(
-        run=session.run,
+        run=run.id,
         suite=subject.family.name,
         architecture=subject.architecture.name,
         subject=subject.label,
-        check=str(name),
+        check=name,
         outcome=_outcome(report, call),
         message=message,
-        reproduce=_reproduce(item, session),
+        reproduce=command_of(item.config, item.nodeid, benchmark=speed),
         test=item.nodeid,
         seconds=report.duration,
-        details=dict(session.bench(subject).notes) if "check" in params or "name" in params else {},
+        details=dict(run.bench(subject).notes) if "check" in params or "name" in params else {},
     )
 
 
@@ -107,12 +109,3 @@ def _message(report: pytest.TestReport, call: pytest.CallInfo[None]) -> str:
     value = call.excinfo.value
     text = str(value)
     return text if isinstance(value, AssertionError | pytest.fail.Exception) else f"{type(value).__name__}: {text}"
-
-
-def _reproduce(item: pytest.Item, session: Session) -> str:
-    options = [f"--subject {s}" for s in session.specs]
-    if session.patterns:
-        options.append(f"--arch '{','.join(session.patterns)}'")
-    if session.seed:
-        options.append(f"--seed {session.seed}")
-    return " ".join([f"pytest '{item.nodeid}'", *options])

@@ -7,39 +7,39 @@ from typing import Any, Protocol
 import pytest
 
 from harness.errors import first_line
-from harness.plugin.run import SESSION
+from harness.plugin.run import RUN
 from harness.records.runs import RECORDS
 
-TASK = "harness.sweep.pytest_plugin"
-"""The plugin that processes of a sweep are started with."""
+SWEEP = "harness.sweep.pytest_plugin"
+"""Its plugin is loaded into the processes of a sweep."""
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """One line per subject, where the records are, and the report's path after a benchmark."""
-    session = config.stash[SESSION]
-    if session.store is None or config.pluginmanager.hasplugin(TASK):  # a sweep has one summary and report for all
+    run = config.stash[RUN]
+    if run.store is None or config.pluginmanager.hasplugin(SWEEP):  # a sweep has one summary and report for all
         return
 
     terminalreporter.section("conformance")
-    for line in session.verdicts.lines():
+    for line in run.verdicts.lines():
         terminalreporter.line(line)
-    if session.store_error:
-        terminalreporter.line(f"records: {session.store_error} ({len(session.store.unwritten)} rows not written)")
-    terminalreporter.line(f"records: {session.store.folder / RECORDS}")
+    if run.store_error:
+        terminalreporter.line(f"records: {run.store_error} ({len(run.store.unwritten)} rows not written)")
+    terminalreporter.line(f"records: {run.store.folder / RECORDS}")
     if not config.getoption("--benchmark"):
-        terminalreporter.line(f"report:  python -m reports {session.store.folder}")
+        terminalreporter.line(f"report:  python -m reports {run.store.folder}")
         return
     try:
         from reports.export import write_parquet
         from reports.frames.run import load
 
-        terminalreporter.line(f"tables:  {', '.join(str(path) for path in write_parquet(load(session.store.folder)))}")
+        terminalreporter.line(f"tables:  {', '.join(str(path) for path in write_parquet(load(run.store.folder)))}")
     except Exception as error:  # the records are what counts
         terminalreporter.line(f"tables:  not written: {first_line(error)}")
     try:
         from reports.pages.run_page import write
 
-        terminalreporter.line(f"report:  {write(session.store.folder)}")
+        terminalreporter.line(f"report:  {write(run.store.folder)}")
     except Exception as error:  # the verdict stands whether or not the page could be written
         terminalreporter.line(f"report:  not written: {type(error).__name__}: {first_line(error)}")
 

@@ -175,7 +175,7 @@ def _become(arguments: Sequence[str], output: str) -> None:
     import pytest
 
     sys.argv = ["pytest", "-W", IMPORTED, *arguments]
-    raise SystemExit(pytest.console_main())
+    raise SystemExit(pytest.main())
 
 
 if __name__ == "__main__":

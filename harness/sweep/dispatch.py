@@ -166,7 +166,9 @@ class Dispatch:
             self._queue.appendleft(task)
             return
         if reason or failed:
-            self.broken.append(f"{task.key}: {reason or 'failed'}; reproduce: pytest '{task.cases[0].test}'")
+            self.broken.append(
+                f"{task.key}: {reason or 'failed'}; reproduce: {self.ledger.command_of(task.cases[0].test)}"
+            )
         self._count(task)
 
     def _count(self, task: Task) -> None:

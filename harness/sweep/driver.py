@@ -87,7 +87,13 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
                 results_url=url,
             )
             print(f"{len(tasks)} tasks on {len(found)} nodes; records: {store.folder / RECORDS}", flush=True)
-            ledger = MergedRun(store, known, several_kinds=len({f.kind for f in facts}) > 1)
+            here = dict(zip(arguments, rest, strict=True))  # the subjects' files are elsewhere on the workers
+            ledger = MergedRun(
+                store,
+                known,
+                options=[here.get(option, option) for option in options],
+                several_kinds=len({f.kind for f in facts}) > 1,
+            )
             dispatch = Dispatch(tasks, RayEngine(order), ledger, attempts=given.attempts, watch=Progress())
             why = ""
             try:

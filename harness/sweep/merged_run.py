@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +22,18 @@ class MergedRun:
     when it is done again elsewhere.
     """
 
-    def __init__(self, store: RunStore, known: Iterable[Record] = (), *, several_kinds: bool = False) -> None:
-        """``known`` are the rows of the interrupted run that is gone on with. With ``several_kinds`` of device in the
-        cluster a measurement's device says which: only times on the same kind are compared."""
-        self.several_kinds = several_kinds
+    def __init__(
+        self,
+        store: RunStore,
+        known: Iterable[Record] = (),
+        *,
+        options: Sequence[str] = (),
+        several_kinds: bool = False,
+    ) -> None:
+        """``known`` are the rows of the interrupted run that is gone on with; ``options`` those of the sweep for
+        pytest, for commands that repeat a test. With ``several_kinds`` of device in the cluster a measurement's device
+        says which: only times on the same kind are compared."""
+        self.options, self.several_kinds = options, several_kinds
         self.store = store
         self.trouble = ""
         """What the disk refused; empty where it took everything."""
@@ -63,6 +72,10 @@ class MergedRun:
         """Forget the measurements of a test that will be done again."""
         self._waiting.pop(task.key, None)
 
+    def command_of(self, test: str) -> str:
+        """A line for the shell that repeats a test as the sweep asked for it."""
+        return shlex.join(["pytest", test, *self.options])
+
     def give_up(self, task: Task, case: Case, why: str, placement: Mapping[str, Any]) -> None:
         """The row of a test that no worker brought to a verdict."""
         self._write(
@@ -74,7 +87,7 @@ class MergedRun:
                 check=case.check,
                 outcome="error",
                 message=f"{task.architecture} of {task.subject}: no verdict: {why}",
-                reproduce=f"pytest '{case.test}'",
+                reproduce=self.command_of(case.test),
                 test=case.test,
                 details={"sweep": task.key, "placement": dict(placement), "lost": True},
             )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RequestError
+from harness.process.runner import PYTEST, end_of, run_process
 from harness.sweep.pytest_plugin import FILE
 from harness.sweep.tasks import CONFORMANCE, OWN, Case, Task
 
@@ -30,27 +28,25 @@ def collect(arguments: Sequence[str], directory: Path) -> tuple[list[str], list[
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "listing.jsonl"
-        command = [sys.executable, "-m", "pytest", *OURS, *arguments]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=directory,
-                env={**os.environ, FILE: str(target)},
-                capture_output=True,
-                text=True,
+        ended = end_of(
+            run_process(
+                [*PYTEST, *OURS, *arguments],
+                directory=directory,
+                environment={FILE: str(target)},
                 timeout=LISTING_TIMEOUT,
+                limit="the time for listing the tests",
+                codes=(0, 5),
             )
-        except subprocess.TimeoutExpired:
-            raise RequestError(f"listing the tests took more than {LISTING_TIMEOUT:.0f} s") from None
-        if done.returncode not in (0, 5):
-            raise RequestError(_reason(done.stdout + done.stderr) or f"pytest ended with code {done.returncode}")
+        )
+        if ended.reason:
+            raise RequestError(ended.reason if ended.code < 0 else _error_line(ended.output) or ended.reason)
         rows = [json.loads(line) for line in target.read_text().splitlines()] if target.is_file() else []
         if not rows:
             raise RequestError("the selection is empty: no test is left to run")
         return list(rows[0]["options"][len(OURS) :]), rows[1:]
 
 
-def _reason(output: str) -> str:
+def _error_line(output: str) -> str:
     """pytest's one line about a request that makes no sense, or the last that it said."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR: ", "E  ", "__main__.py: error: "))]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from harness.records.schema import SPEED
-from harness.subjects.subject import Subject
 
 FILE = "CONFORMANCE_LISTING"
 
@@ -33,19 +32,15 @@ def _options(config: pytest.Config) -> list[str]:
 
 
 def _row(item: pytest.Item) -> dict[str, Any]:
-    callspec = getattr(item, "callspec", None)
-    params = dict(callspec.params) if callspec is not None else {}
-    subject = params.get("subject", params.get("published"))
+    from harness.plugin.report_rows import check_name, subject_of  # `-p` loads this file before the plugin
+
+    subject = subject_of(item)
     row: dict[str, Any] = {"test": item.nodeid, "suite": Path(str(item.path)).parent.name}
     skipped = row["skipped"] = item.get_closest_marker("skip") is not None
-    if not isinstance(subject, Subject):
+    if subject is None:
         return {**row, "subject": "", "architecture": item.path.stem, "check": item.name, "configuration": ""}
-    speed = item.get_closest_marker("speed") is not None
-    setting = str(params.get("setting", params.get("mode", ""))) if speed else ""
-    name = str(params.get("check", params.get("name", getattr(item, "originalname", item.name))))
-    if speed:
-        setting = setting or name.removeprefix("test_")
-        name = SPEED + setting
+    name = check_name(item)
+    setting = name.removeprefix(SPEED) if name.startswith(SPEED) else ""
     return {
         **row,
         "suite": subject.family.name,

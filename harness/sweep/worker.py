@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 
-from harness.process import fork_server
+from harness.process.runner import PYTEST, run_process
 from harness.records.runs import RECORDS
 from harness.sweep.tasks import Event, Task, TaskEnded, TaskRows
 
-POLL = 0.2
-"""Seconds between looks at the rows."""
 REFUSED = (3, 4, 5)
 """pytest's exit codes for an internal error, a request without sense, and no test at all."""
 
@@ -54,55 +47,22 @@ def run(
     process comes from one that has imported the libraries (see `harness.process.fork_server`).
     """
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        results, output = Path(folder) / "results", Path(folder) / "output"
-        begin = _fork if forked else _spawn
-        process = begin(arguments(task, options, results), output, directory, environment or {})
-        end, reason, read = time.monotonic() + timeout, "", 0
-        try:
-            while process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(POLL)
+        results, read = Path(folder), 0
+        process = run_process(
+            [*PYTEST, *arguments(task, options, results)],
+            directory=directory,
+            environment=environment,
+            timeout=timeout,
+            limit="--task-timeout",
+            forked=forked,
+        )
+        with closing(process):
+            for ended in process:
                 read, rows = _new_rows(results, read)
                 if rows:
                     yield rows
-                if time.monotonic() > end:
-                    reason = f"did not come back within --task-timeout ({timeout:g} s): stopped"
-                    break
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-        _, rows = _new_rows(results, read)
-        if rows:
-            yield rows
-        said = output.read_bytes().decode("utf-8", "replace") if output.exists() else ""
-    if reason:
-        yield TaskEnded(reason=reason)
-    else:
-        yield TaskEnded(reason=_reason(code, said), failed=code == 1, hopeless=code in REFUSED)
-
-
-def _spawn(
-    given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes] | fork_server.Forked:
-    with output.open("wb") as written:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *given],
-            cwd=directory,
-            env={**os.environ, **environment},
-            stdout=written,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _fork(
-    given: Sequence[str], output: Path, directory: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes] | fork_server.Forked:
-    try:
-        return fork_server.start(given, output, directory, environment)
-    except OSError:  # no fork on this system, or no memory for a server: an ordinary process will say what is wrong
-        return _spawn(given, output, directory, environment)
+                if ended is not None:
+                    yield TaskEnded(reason=ended.reason, failed=ended.code == 1, hopeless=ended.code in REFUSED)
 
 
 def _new_rows(results: Path, read: int) -> tuple[int, TaskRows | None]:
@@ -115,18 +75,3 @@ def _new_rows(results: Path, read: int) -> tuple[int, TaskRows | None]:
         if whole:
             return read + len(whole), TaskRows(lines=tuple(whole.decode().splitlines()))
     return read, None
-
-
-def _reason(code: int, said: str) -> str:
-    if code in (0, 1):
-        return ""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        more = " (the system's answer to running out of memory, among others)" if name == "SIGKILL" else ""
-        return f"the process died of {name}{more}"
-    errors = [line for line in lines if line.startswith("ERROR: ")]
-    return f"the process ended with code {code}: {' | '.join(errors or lines[-3:])[-400:] or 'it said nothing'}"

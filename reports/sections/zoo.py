@@ -54,7 +54,7 @@ def zoo(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
     for (subject, architecture), own in checks.groupby(["subject", "architecture"], sort=False):
         outcomes = own["outcome"]
         wrong = own[outcomes.isin(BAD)]
-        verdict = run.verdicts.of(SUITE, str(architecture), str(subject))
+        verdict = run.verdicts.of(ZOO, str(architecture), str(subject))
         speed = fastest.get((str(subject), str(architecture)), {})
         rows.append(
             {

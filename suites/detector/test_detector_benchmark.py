@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
     from harness.records.schema import Mode
 
 SIZES = {"cpu": (1, 256), "cuda": (4, 800)}
@@ -17,7 +17,7 @@ SIZES = {"cpu": (1, 256), "cuda": (4, 800)}
 
 @pytest.mark.speed
 @pytest.mark.parametrize("mode", ["infer", "train"])
-def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.FixtureRequest, mode: Mode) -> None:
+def test_speed_of_detectors(session: Run, benchmark: Any, request: pytest.FixtureRequest, mode: Mode) -> None:
     """Not slower, and at most 2 % more memory; a bound is missed where the whole 95 % interval lies beyond it."""
     import torch
     from torch import nn
@@ -28,7 +28,7 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
     from reference.libraries.torchvision_detector import assembled, state_as_assembled
     from suites.detector.model.faster_rcnn import detector_resnet50
 
-    device = session.device
+    device = session.request.device
     size, side = SIZES[device.split(":")[0]]
     with seeded(0):
         settings: dict[str, Any] = {"min_size": side, "max_size": side}
@@ -61,9 +61,9 @@ def test_speed_of_detectors(session: Session, benchmark: Any, request: pytest.Fi
             steps,
             suite="detector",
             architecture="detector_resnet50",
-            run=session.run,
+            run=session.id,
             device=device,
-            budget=session.budget,
+            budget=session.request.budget,
             batch_size=size,
             input_size=side,
             record=session.record,

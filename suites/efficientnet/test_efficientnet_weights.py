@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
 
 PALACE, DAISY = 698, 985
 """ImageNet's indices of what scikit-learn's china.jpg and flower.jpg show."""
@@ -54,9 +54,9 @@ def test_lite0_with_its_imagenet_weights() -> None:
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_pretrained(session: Session, library: str) -> None:
+def test_pretrained(session: Run, library: str) -> None:
     """With ``--weights imagenet``: the library's own weights give our B0 the same logits, and the right top five."""
-    if not session.pretrained:
+    if not session.request.pretrained:
         pytest.skip("run with --weights imagenet")
     import torch
 

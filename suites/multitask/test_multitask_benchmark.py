@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
 
 STEP = 1.05
 """With fixed weights, at most, of a single-task step's time."""
@@ -15,7 +15,7 @@ SIZES = {"cpu": (4, 96), "cuda": (32, 224)}
 
 
 @pytest.mark.speed
-def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.FixtureRequest) -> None:
+def test_steps_of_tasks(session: Run, benchmark: Any, request: pytest.FixtureRequest) -> None:
     """ResNet-50 with one head, with three and fixed weights, and with PCGrad, in turns. The bound is missed where the
     whole 95 % interval lies above it."""
     import torch
@@ -28,7 +28,7 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
     from suites.multitask.model import multitask_loss, multitask_resnet50, pcgrad, task_losses
     from suites.resnet.model import resnet50
 
-    device = session.device
+    device = session.request.device
     size, side = SIZES[device.split(":")[0]]
     images = random_batch(size, side, device).images
     classes = torch.arange(size, device=device) % 10
@@ -61,9 +61,9 @@ def test_steps_of_tasks(session: Session, benchmark: Any, request: pytest.Fixtur
             steps,
             suite="multitask",
             architecture="resnet50",
-            run=session.run,
+            run=session.id,
             device=device,
-            budget=session.budget,
+            budget=session.request.budget,
             batch_size=size,
             input_size=side,
             record=session.record,

@@ -14,7 +14,7 @@ from suites.resnet.architectures import FAMILY
 
 if TYPE_CHECKING:
     from harness.bench.bench import Bench
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
 
 
 def test_conformance(subject: Bench, check: str) -> None:
@@ -51,7 +51,7 @@ def test_gradcheck_of_a_block() -> None:
         assert torch.autograd.gradcheck(block, (x,), eps=1e-7, atol=1e-4)
 
 
-def test_shortcuts_keep_the_gradient(session: Session) -> None:
+def test_shortcuts_keep_the_gradient(session: Run) -> None:
     """On the way from the last to the first stage the gradient keeps its order of size only with shortcuts.
 
     In ResNet-152, 141 layers lie between; the shallower ones are recorded beside it. Each layer of ReLU and batch
@@ -68,7 +68,7 @@ def test_shortcuts_keep_the_gradient(session: Session) -> None:
     for name in ("resnet18", "resnet50", "resnet152"):
         for label in ("with shortcuts", "without shortcuts"):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(session.seed)
+                torch.manual_seed(session.request.seed)
                 built = getattr(model, name)(num_classes=10)
                 images = torch.randn(4, 3, 64, 64)
             if label.startswith("without"):
@@ -77,7 +77,7 @@ def test_shortcuts_keep_the_gradient(session: Session) -> None:
             ratios[name, label] = norms[0] / norms[-1]
             session.record(
                 MeasurementRecord(
-                    run=session.run,
+                    run=session.id,
                     suite="resnet",
                     architecture=name,
                     subject=label,
@@ -94,7 +94,7 @@ def test_shortcuts_keep_the_gradient(session: Session) -> None:
     assert lost > 1.15**141, f"without shortcuts the gradient grows only {lost:.1e}-fold"
 
 
-def test_shapes_of_the_whole_resnet152(session: Session) -> None:
+def test_shapes_of_the_whole_resnet152(session: Run) -> None:
     """Over 200 drawn inputs on the full-size network, on the meta device."""
     bench = session.bench(own_subjects(FAMILY, ["resnet152"])[0])
     bench.breadth = 2.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
 
 STEP, MEMORY, CACHED = 0.45, 0.4, 0.1
 """At most, of a full step's time and memory; and of the same step's time without cached features."""
@@ -17,7 +17,7 @@ SIZES = {"cpu": (4, 96), "cuda": (32, 224)}
 
 
 @pytest.mark.speed
-def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.FixtureRequest) -> None:
+def test_steps_of_recipes(session: Run, benchmark: Any, request: pytest.FixtureRequest) -> None:
     """ResNet-50, in turns; layer-wise decay and last phases do the work of two rates.
 
     A bound is missed where the whole 95 % interval lies above it.
@@ -35,9 +35,10 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
     from suites.transfer import recipe as recipes
     from suites.transfer.feature_cache import cache_features
 
-    size, side = SIZES[session.device.split(":")[0]]
-    images = random_batch(size, side, session.device).images
-    labels = torch.arange(size, device=session.device) % 10
+    device = session.request.device
+    size, side = SIZES[device.split(":")[0]]
+    images = random_batch(size, side, device).images
+    labels = torch.arange(size, device=device) % 10
     steps = {}
 
     def of_features(features: Tensor, head: nn.Module) -> Tensor:
@@ -45,7 +46,7 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
 
     for name in ("feature_extraction", "two_learning_rates", "full_fine_tuning"):
         with seeded(0):
-            tuning = getattr(recipes, name)(resnet50(num_classes=10).to(session.device), "head", lr=1e-5)
+            tuning = getattr(recipes, name)(resnet50(num_classes=10).to(device), "head", lr=1e-5)
         steps[name] = TimedStep(tuning.model, tuning.optimizer, lambda model: cross_entropy(model(images), labels))
         if name == "feature_extraction":
             kept, _ = cache_features(tuning, TensorDataset(images.cpu(), labels.cpu())).tensors
@@ -58,9 +59,9 @@ def test_steps_of_recipes(session: Session, benchmark: Any, request: pytest.Fixt
             steps,
             suite="transfer",
             architecture="resnet50",
-            run=session.run,
-            device=session.device,
-            budget=session.budget,
+            run=session.id,
+            device=device,
+            budget=session.request.budget,
             batch_size=size,
             input_size=side,
             record=session.record,

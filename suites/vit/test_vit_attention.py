@@ -9,17 +9,17 @@ import pytest
 from harness.records.schema import MeasurementRecord
 
 if TYPE_CHECKING:
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
     from suites.vit.model import VisionTransformer
 
 
-def weighted(session: Session) -> tuple[VisionTransformer, str]:
+def weighted(session: Run) -> tuple[VisionTransformer, str]:
     """ViT-B/16 with torchvision's ImageNet weights where they were asked for and are there, else as it starts."""
     import torch
 
     from suites.vit.model import vit_b_16
 
-    if session.pretrained:
+    if session.request.pretrained:
         from reference.alignment.match.align import align
         from reference.libraries import torchvision_vit
         from reference.weights import pretrained
@@ -36,11 +36,11 @@ def weighted(session: Session) -> tuple[VisionTransformer, str]:
             load_weights(ours, {**ours.state_dict(), **values})
             return ours, "ImageNet weights"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(session.seed)
+        torch.manual_seed(session.request.seed)
         return vit_b_16().eval(), "fresh weights"
 
 
-def test_attention_of_a_photograph(session: Session) -> None:
+def test_attention_of_a_photograph(session: Run) -> None:
     """The class token gives away all of its attention and no more; positions differ from one another."""
     import torch
 
@@ -74,7 +74,7 @@ def test_attention_of_a_photograph(session: Session) -> None:
         for title, grid in drawn:
             session.record(
                 MeasurementRecord(
-                    run=session.run,
+                    run=session.id,
                     suite="vit",
                     architecture="vit_b_16",
                     subject="ours",

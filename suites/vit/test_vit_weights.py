@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.plugin.run import Session
+    from harness.plugin.run import Run
 
 PALACE, DAISY = 698, 985
 """ImageNet's indices of what scikit-learn's china.jpg and flower.jpg show."""
@@ -32,9 +32,9 @@ def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_pretrained(session: Session, library: str) -> None:
+def test_pretrained(session: Run, library: str) -> None:
     """With ``--weights imagenet``: the library's weights give our ViT-B/16 the same logits, and the right top five."""
-    if not session.pretrained:
+    if not session.request.pretrained:
         pytest.skip("run with --weights imagenet")
     import torch
 

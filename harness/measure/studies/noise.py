@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from harness.measure.rounds import MOST_ROUNDS, Rounds, Stopping
 from harness.measure.studies.overhead import measure_overhead, product
 from harness.measure.workload import CLASSES, Inference, random_batch
 from harness.process.memory_reuse import with_room
+from harness.process.runner import PYTEST, end_of, run_process
 from harness.records.environment import environment
 from harness.records.run_store import RunStore, new_run_id
 from harness.records.schema import MeasurementRecord
@@ -276,15 +276,16 @@ def test_same(benchmark, pair, half):
 
 def back_to_back(pairs: int, seconds: float, image_size: int | None) -> list[float]:
     """Ratio of the medians of two measurements of the same work, ``pairs`` times, each of about ``seconds``."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with tempfile.TemporaryDirectory() as folder:
         tests, found = Path(folder, "test_pairs.py"), Path(folder, "found.json")
         tests.write_text(TESTS.format(pairs=pairs, threads=torch.get_num_threads(), image_size=image_size))
-        command = [sys.executable, "-m", "pytest", str(tests), "-q", "-p", "no:cacheprovider", f"--rootdir={folder}"]
+        command = [*PYTEST, str(tests), "-q", "-p", "no:cacheprovider", f"--rootdir={folder}"]
         options = ["-c", "/dev/null", f"--benchmark-max-time={seconds}", f"--benchmark-json={found}"]
-        environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
-        done = subprocess.run([*command, *options], cwd=root, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"pytest-benchmark ended with code {done.returncode}: {done.stdout[-500:]}{done.stderr}")
+        ended = end_of(
+            run_process([*command, *options], directory=root, environment={"PYTHONPATH": str(root)}, codes=(0,))
+        )
+        if ended.reason:
+            raise RuntimeError(f"pytest-benchmark: {ended.reason}")
         medians = {b["name"]: b["stats"]["median"] for b in json.loads(found.read_text())["benchmarks"]}
     return [medians[f"test_same[{p}-0]"] / medians[f"test_same[{p}-1]"] for p in range(pairs)]

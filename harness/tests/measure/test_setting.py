@@ -69,14 +69,3 @@ def test_numbers_out_of_range_are_one_line(options: MeasurementOptions, says: st
 def test_the_cache_that_only_cuda_has() -> None:
     with pytest.raises(RequestError, match="--flush-l2: only CUDA devices have it, and --device is cpu"):
         MeasurementOptions(flush_l2=True).validate_for("cpu")
-
-
-def test_a_process_is_asked_for_the_same() -> None:
-    options = MeasurementOptions(modes="train", batch_sizes="8", dtypes="bfloat16", precision=0.02)
-    assert options.arguments() == [
-        "--modes=train",
-        "--batch-size=8",
-        "--dtype=bfloat16",
-        "--memory-format=contiguous",
-        "--precision=0.02",
-    ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 
 from harness.plugin.xdist import packed, unpacked
 from harness.records.schema import CheckRecord, MeasurementRecord, Record
-from harness.tests.judged import GOOD, Run, run, tiny
+from harness.tests.judged import GOOD, ROOT, Run, run, tiny
 from reports.frames.run import load
 
 CHECKS = ("-k", "parameters or shapes_on_values or nan_propagation")
@@ -51,6 +55,22 @@ def test_a_process_that_dies_is_a_row_and_the_others_are_judged(tmp_path: Path) 
     (row,) = (r for r in done.rows if r["subject"] == "dies" and r["check"] == "shapes_on_values")
     assert row["message"] == "resnet18 of dies: the process that ran this check on it died"
     assert "resnet18 of dies: WRONG" in done.out
+
+
+def test_the_command_of_a_process_that_died_is_the_test_again(tmp_path: Path) -> None:
+    """As printed, through the shell: with the architecture and the seed, from a folder whose name needs quotes."""
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    options = ("-k", "shapes_on_values", "-n", "1", "--arch", "resnet1*,resnet34", "--seed", "3")
+    (row,) = run(folder, *options, subjects={"dies": DIES}).rows
+    assert row["outcome"] == "error"
+    assert row["message"].endswith("the process that ran this check on it died")
+    assert shlex.split(row["reproduce"])[-4:] == ["--arch", "resnet1*,resnet34", "--seed", "3"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = f"{row['reproduce']} --collect-only -q"
+    again = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == pytest.ExitCode.OK, again.stdout + again.stderr
+    assert [line for line in again.stdout.splitlines() if "::" in line] == [row["test"]]
 
 
 @pytest.mark.parametrize(

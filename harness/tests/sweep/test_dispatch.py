@@ -161,7 +161,7 @@ def test_tests_of_our_own_code_that_fail_are_said_and_leave_no_row(tmp_path: Pat
     own = Task(suite="s", subject=OWN, architecture="test_s", cases=(Case(test="s.py::t", check="t"),))
     _, dispatch, rows = sweep(tmp_path, [own], lambda *_: [HERE, TaskEnded(failed=True)])
     assert not rows
-    assert dispatch.broken == ["s/own tests:test_s-conformance: failed; reproduce: pytest 's.py::t'"]
+    assert dispatch.broken == ["s/own tests:test_s-conformance: failed; reproduce: pytest s.py::t"]
 
 
 def test_interrupted_and_gone_on_with(tmp_path: Path) -> None:

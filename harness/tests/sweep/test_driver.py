@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def test_a_sweep_on_this_machine(tmp_path: Path) -> None:
     (lost,) = [r for r in rows if r["outcome"] == "error"]
     assert "no verdict: the process ended with code 7" in lost["message"]
     assert "tried 2 times" in lost["message"]
+    given = ["--subject", str(tmp_path / "mine.py"), "-k", "parameters"]
+    assert shlex.split(lost["reproduce"]) == ["pytest", lost["test"], *given]
     assert {r["run"] for r in rows} == {run.name}
     assert all(r["details"]["placement"]["cores"] for r in rows)
     environment_facts = json.loads((run / "environment.json").read_text())

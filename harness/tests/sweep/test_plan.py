@@ -127,7 +127,7 @@ def test_subjects_travel_with_their_neighbours(tmp_path: Path) -> None:
     with staged(asked) as (folder, arguments):
         assert arguments == ["suites/resnet", "--subject", "subjects/1/mine.py", "--subject=timm.models"]
         assert (folder / "subjects" / "1" / "beside.py").is_file()
-        assert (folder / "harness" / "plugin.py").is_file()
+        assert (folder / "harness" / "plugin" / "hooks.py").is_file()
         assert not (folder / "harness" / "tests").exists()
 
 
