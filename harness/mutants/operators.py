@@ -1,7 +1,14 @@
-"""Changes that variants of several families share."""
+"""Changes that variants of several families share.
+
+`forward_of`, `method_of`, `layer_at` and `around` stand below ``mutant`` or ``correct``: they turn a forward pass (or
+another method, with ``self``) into the surgery that gives it to a part of the network.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
 from itertools import product
 from typing import Any
 
@@ -9,7 +16,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.variant import Around
+from harness.mutants.variant import Around, Surgery, become, of_type, replaced
+
+Site = str | type[nn.Module]
+"""A submodule's name ("" is the whole network), or the class that all modules to change are exactly of."""
+
+
+def modules_at(model: nn.Module, site: Site) -> list[tuple[str, Any]]:
+    """Names and modules. Raises AttributeError for a name that there is none of."""
+    return [(site, model.get_submodule(site))] if isinstance(site, str) else of_type(model, site)
+
+
+def method_of(
+    method: str, site: Site = "", kind: type[nn.Module] | None = None
+) -> Callable[[Callable[..., Any]], Surgery]:
+    """The function becomes that method of the modules at ``site``; each stays of its class, or becomes a ``kind``."""
+
+    def make(function: Callable[..., Any]) -> Surgery:
+        @wraps(function)
+        def surgery(model: Any) -> nn.Module:
+            for _, module in modules_at(model, site):
+                become(module, _subclass(function, kind or type(module), method))
+            return model
+
+        return surgery
+
+    return make
+
+
+def forward_of(site: Site = "", kind: type[nn.Module] | None = None) -> Callable[[Callable[..., Any]], Surgery]:
+    """The function becomes the forward pass of the modules at ``site``."""
+    return method_of("forward", site, kind)
+
+
+def layer_at(site: Site) -> Callable[[Callable[..., Any]], Surgery]:
+    """A layer without parameters, whose forward pass the function is, stands in place of the modules at ``site``."""
+
+    def make(function: Callable[..., Any]) -> Surgery:
+        @wraps(function)
+        def surgery(model: Any) -> nn.Module:
+            for name, _ in modules_at(model, site):
+                replaced(model, name, _subclass(function, nn.Module, "forward")())
+            return model
+
+        return surgery
+
+    return make
+
+
+def around(function: Callable[..., Any]) -> Surgery:
+    """The function becomes the forward pass of a module that holds the network as ``self.net``."""
+
+    @wraps(function)
+    def surgery(model: Any) -> nn.Module:
+        return _subclass(function, Around, "forward")(model)
+
+    return surgery
+
+
+@cache
+def _subclass(function: Callable[..., Any], kind: type[nn.Module], method: str) -> Callable[..., nn.Module]:
+    """``kind`` with another method, under a name by which pickle finds it."""
+    name, module = f"{function.__name__}_of_{kind.__name__}", function.__module__
+    made = type(name, (kind,), {method: function, "__module__": module})
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+def with_settings(model: Any, site: Site, **settings: Any) -> nn.Module:
+    """``model`` with other attributes of the modules at ``site``."""
+    for _, module in modules_at(model, site):
+        for name, value in settings.items():
+            setattr(module, name, value)
+    return model
 
 
 class CachedByShape(Around):

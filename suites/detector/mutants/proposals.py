@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from harness.mutants.operators import forward_of, method_of
 from harness.mutants.probe import Pair, difference
 from harness.mutants.variant import become, mutant
 from suites.detector.model import roi_heads as own_heads
@@ -43,13 +44,6 @@ def large_boxes(pair: Pair) -> float:
     return difference(theirs, ours)
 
 
-class DoubledPyramid(FeaturePyramid):
-    """Doubles each level."""
-
-    def upsampled(self, top: Tensor, lateral: Tensor) -> Tensor:
-        return F.interpolate(top, scale_factor=2, mode="nearest")
-
-
 @mutant(
     DETECTOR,
     "Each level is doubled, whatever the next one's size: odd sizes don't add up",
@@ -57,24 +51,9 @@ class DoubledPyramid(FeaturePyramid):
     category="size",
     evidence=not_padded,
 )
-def scale_factor_two(model: Any) -> nn.Module:
-    become(model.fpn, DoubledPyramid)
-    return model
-
-
-class ImageStrides(AnchorGenerator):
-    """Columns as far apart as the image and the level say."""
-
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        first = super().forward(levels)
-        found = []
-        for anchors, level, stride in zip(first, levels, self.strides, strict=True):
-            side = levels[0].shape[-1] * self.strides[0]
-            actual = side // level.shape[-1]
-            cells = torch.arange(level.shape[-1], dtype=level.dtype).repeat(level.shape[-2])
-            shift = (cells * (actual - stride)).repeat_interleave(self.per_cell)
-            found.append(anchors + torch.stack([shift, shift * 0, shift, shift * 0], dim=1))
-        return found
+@method_of("upsampled", "fpn")
+def scale_factor_two(self: Any, top: Tensor, lateral: Tensor) -> Tensor:
+    return F.interpolate(top, scale_factor=2, mode="nearest")
 
 
 @mutant(
@@ -84,24 +63,26 @@ class ImageStrides(AnchorGenerator):
     category="size",
     evidence=not_padded,
 )
-def strides_from_the_image(model: Any) -> nn.Module:
-    become(model.rpn.anchors, ImageStrides)
-    return model
-
-
-class Unrounded(AnchorGenerator):
-    """Anchors with fractions."""
-
-    def at_origin(self, sizes: Sequence[float], like: Tensor) -> Tensor:
-        size, root = like.new_tensor(sizes), like.new_tensor(self.ratios).sqrt()
-        widths, heights = (size / root[:, None]).flatten(), (root[:, None] * size).flatten()
-        return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+@forward_of("rpn.anchors")
+def strides_from_the_image(self: Any, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Columns as far apart as the image and the level say."""
+    first = AnchorGenerator.forward(self, levels)
+    found = []
+    for anchors, level, stride in zip(first, levels, self.strides, strict=True):
+        side = levels[0].shape[-1] * self.strides[0]
+        actual = side // level.shape[-1]
+        cells = torch.arange(level.shape[-1], dtype=level.dtype).repeat(level.shape[-2])
+        shift = (cells * (actual - stride)).repeat_interleave(self.per_cell)
+        found.append(anchors + torch.stack([shift, shift * 0, shift, shift * 0], dim=1))
+    return found
 
 
 @mutant(DETECTOR, "Anchors are not rounded to whole pixels", check="parity_detections", evidence=detections())
-def anchors_not_rounded(model: Any) -> nn.Module:
-    become(model.rpn.anchors, Unrounded)
-    return model
+@method_of("at_origin", "rpn.anchors")
+def anchors_not_rounded(self: Any, sizes: Sequence[float], like: Tensor) -> Tensor:
+    size, root = like.new_tensor(sizes), like.new_tensor(self.ratios).sqrt()
+    widths, heights = (size / root[:, None]).flatten(), (root[:, None] * size).flatten()
+    return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
 
 
 class Pooling(BoxHeads):
@@ -150,13 +131,6 @@ def coarser_level(model: Any) -> nn.Module:
     return _pooling(model, shift=1)
 
 
-class AlwaysFinest(Pooling):
-    """Reads all from P3."""
-
-    def pooled(self, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
-        return super().pooled(levels[:1], proposals)
-
-
 @mutant(
     DETECTOR,
     "All proposals are read from P3, however large",
@@ -164,9 +138,9 @@ class AlwaysFinest(Pooling):
     category="size",
     evidence=large_boxes,
 )
-def finest_level_only(model: Any) -> nn.Module:
-    become(model.roi_heads, AlwaysFinest)
-    return model
+@method_of("pooled", "roi_heads", Pooling)
+def finest_level_only(self: Any, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
+    return Pooling.pooled(self, levels[:1], proposals)
 
 
 class Uncut(BoxCoder):
@@ -199,20 +173,13 @@ def offsets_not_cut(model: Any) -> nn.Module:
     return model
 
 
-class CornersAligned(Batcher):
-    """Resizes from corner to corner."""
-
-    def _resized(self, image: Tensor) -> Tensor:
-        plain = super()._resized(image)
-        mean, std = (image.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
-        given = ((image - mean) / std)[None]
-        return F.interpolate(given, size=plain.shape[1:], mode="bilinear", align_corners=True)[0]
-
-
 @mutant(DETECTOR, "Images are resized with their corners aligned", check="parity_anchors", evidence=PADDED)
-def resized_by_corners(model: Any) -> nn.Module:
-    become(model.transform, CornersAligned)
-    return model
+@method_of("_resized", "transform")
+def resized_by_corners(self: Any, image: Tensor) -> Tensor:
+    plain = Batcher._resized(self, image)
+    mean, std = (image.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+    given = ((image - mean) / std)[None]
+    return F.interpolate(given, size=plain.shape[1:], mode="bilinear", align_corners=True)[0]
 
 
 class HalfCoder(BoxCoder):
@@ -242,34 +209,16 @@ def decoded_in_half_precision(model: Any) -> nn.Module:
     return model
 
 
-class KeepsNan(BoxHeads):
-    """Gives a box of NaN."""
-
-    def detect(
-        self, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        found = super().detect(logits.nan_to_num(), offsets.nan_to_num(), proposals, sizes)
-        if bool(found and all(len(f["boxes"]) == 0 for f in found)):
-            nothing = logits.new_full((1, 4), float("nan"))
-            return [{"boxes": nothing, "labels": torch.ones(1, dtype=torch.int64), "scores": nothing[0, :1]}] * len(
-                found
-            )
-        return found
-
-
 @mutant(DETECTOR, "Images of NaN give a detection of NaN", check="non_finite_images", evidence=evidence.of_nan)
-def nan_is_detected(model: Any) -> nn.Module:
-    become(model.roi_heads, KeepsNan)
-    return model
-
-
-class AcrossImages(Detector):
-    """Adds the brightness of the first image."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        if self.training:
-            return super().forward(images, targets)
-        return super().forward([image + 0.1 * images[0].mean() * (len(images) > 1) for image in images])
+@method_of("detect", "roi_heads")
+def nan_is_detected(
+    self: Any, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    found = BoxHeads.detect(self, logits.nan_to_num(), offsets.nan_to_num(), proposals, sizes)
+    if bool(found and all(len(f["boxes"]) == 0 for f in found)):
+        nothing = logits.new_full((1, 4), float("nan"))
+        return [{"boxes": nothing, "labels": torch.ones(1, dtype=torch.int64), "scores": nothing[0, :1]}] * len(found)
+    return found
 
 
 @mutant(
@@ -279,23 +228,19 @@ class AcrossImages(Detector):
     category="batch",
     evidence=detections(),
 )
-def batch_leaks(model: Any) -> nn.Module:
-    return become(model, AcrossImages)
-
-
-class SmallOnly(FeaturePyramid):
-    """Takes no wide images."""
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        if features[0].shape[-1] * 8 > 300:
-            raise RuntimeError("sizes of tensors must match")
-        return super().forward(features)
+@forward_of()
+def batch_leaks(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    if self.training:
+        return Detector.forward(self, images, targets)
+    return Detector.forward(self, [image + 0.1 * images[0].mean() * (len(images) > 1) for image in images])
 
 
 @mutant(DETECTOR, "Wide images are refused", check="image_sizes", category="size", evidence=lambda pair: _refused(pair))
-def wide_images_refused(model: Any) -> nn.Module:
-    become(model.fpn, SmallOnly)
-    return model
+@forward_of("fpn")
+def wide_images_refused(self: Any, features: Sequence[Tensor]) -> list[Tensor]:
+    if features[0].shape[-1] * 8 > 300:
+        raise RuntimeError("sizes of tensors must match")
+    return FeaturePyramid.forward(self, features)
 
 
 def _refused(pair: Pair) -> float:

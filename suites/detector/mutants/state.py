@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import Pair, reseeds
 from harness.mutants.variant import become, mutant, of_type
 from suites.detector.model.anchors import AnchorGenerator
@@ -128,17 +129,6 @@ def constant_pyramid(model: Any) -> nn.Module:
     return model
 
 
-class Keeping(Detector):
-    """Keeps the last pyramid for pictures."""
-
-    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
-        handle = self.fpn.register_forward_hook(lambda module, given, output: setattr(self, "last", output))
-        try:
-            return super().forward(images, targets)
-        finally:
-            handle.remove()
-
-
 def _copied(pair: Pair) -> float:
     """One where only the faulty detector can't be copied after a step."""
     refused = []
@@ -159,8 +149,13 @@ def _copied(pair: Pair) -> float:
     category="state",
     evidence=_copied,
 )
-def kept_pyramid(model: Any) -> nn.Module:
-    return become(model, Keeping)
+@forward_of()
+def kept_pyramid(self: Any, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+    handle = self.fpn.register_forward_hook(lambda module, given, output: setattr(self, "last", output))
+    try:
+        return Detector.forward(self, images, targets)
+    finally:
+        handle.remove()
 
 
 class Lenient(Detector):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of, layer_at
 from harness.mutants.probe import output_at, parameters
 from harness.mutants.variant import become, mutant, of_type, replaced
 from suites.efficientnet.model import MBConv, Recipe, SamePadConv2d, SiLU, SqueezeExcitation, StageSetting
@@ -69,57 +70,29 @@ def relu_in_the_squeeze(model: Any) -> nn.Module:
     return model
 
 
-class MaxSqueeze(SqueezeExcitation):
-    """Looks at the brightest pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.activation(self.reduce(x.amax((2, 3), keepdim=True)))))
-
-
 @mutant(EFFICIENTNET, "Squeeze-and-excitation pools the maximum", check="parity_eval")
-def maximum_in_the_squeeze(model: Any) -> nn.Module:
-    become(model.features[2][0].branch[2], MaxSqueeze)
-    return model
-
-
-class SpatialGates(SqueezeExcitation):
-    """Gates each pixel by itself."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.activation(self.reduce(x))))
+@forward_of("features.2.0.branch.2")
+def maximum_in_the_squeeze(self: Any, x: Tensor) -> Tensor:
+    return x * self.gate(self.expand(self.activation(self.reduce(x.amax((2, 3), keepdim=True)))))
 
 
 @mutant(EFFICIENTNET, "The squeeze is forgotten: each pixel has gates of its own", check="parity_eval")
-def gates_per_pixel(model: Any) -> nn.Module:
-    become(model.features[2][0].branch[2], SpatialGates)
-    return model
-
-
-class AddedGates(SqueezeExcitation):
-    """Adds what it should multiply."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True)
-        return x + self.gate(self.expand(self.activation(self.reduce(pooled))))
+@forward_of("features.2.0.branch.2")
+def gates_per_pixel(self: Any, x: Tensor) -> Tensor:
+    return x * self.gate(self.expand(self.activation(self.reduce(x))))
 
 
 @mutant(EFFICIENTNET, "The gates of a block are added, not multiplied", check="gates")
-def gates_added(model: Any) -> nn.Module:
-    become(model.features[6][0].branch[2], AddedGates)
-    return model
-
-
-class Ungated(SqueezeExcitation):
-    """Computes the gates and multiplies their logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
+@forward_of("features.6.0.branch.2")
+def gates_added(self: Any, x: Tensor) -> Tensor:
+    pooled = x.mean((2, 3), keepdim=True)
+    return x + self.gate(self.expand(self.activation(self.reduce(pooled))))
 
 
 @mutant(EFFICIENTNET, "The sigmoid of a gate is missing", check="gates")
-def gate_without_sigmoid(model: Any) -> nn.Module:
-    become(model.features[1][0].branch[1], Ungated)
-    return model
+@forward_of("features.1.0.branch.1")
+def gate_without_sigmoid(self: Any, x: Tensor) -> Tensor:
+    return x * self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
 
 
 @mutant(EFFICIENTNET, "Squeeze-and-excitation comes before the depthwise convolution", check="parity_eval")
@@ -129,19 +102,12 @@ def squeeze_before_the_depthwise(model: Any) -> nn.Module:
     return model
 
 
-class BeforeActivation(nn.Sequential):
-    """The expanded branch with its gates in front of the second activation."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        expand, depthwise, squeeze, project = self
-        assert isinstance(depthwise, nn.Sequential)
-        return project(F.silu(squeeze(depthwise[:2](expand(input)))))
-
-
 @mutant(EFFICIENTNET, "The gates act before the depthwise convolution's activation", check="parity_eval")
-def gates_before_the_activation(model: Any) -> nn.Module:
-    become(model.features[3][0].branch, BeforeActivation)
-    return model
+@forward_of("features.3.0.branch")
+def gates_before_the_activation(self: Any, input: Tensor) -> Tensor:
+    expand, depthwise, squeeze, project = self
+    assert isinstance(depthwise, nn.Sequential)
+    return project(F.silu(squeeze(depthwise[:2](expand(input)))))
 
 
 def _activations(model: nn.Module, make: Any) -> nn.Module:
@@ -165,16 +131,11 @@ def gelu_in_the_stem(model: Any) -> nn.Module:
     return replaced(model, "features.0.2", nn.GELU())
 
 
-class SharperSwish(nn.Module):
-    """Swish with the slope of GELU's sigmoid approximation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
 @mutant(EFFICIENTNET, "Swish has beta 1.702 in one place", check="parity_eval")
-def swish_with_another_beta(model: Any) -> nn.Module:
-    return replaced(model, "features.8.2", SharperSwish())
+@layer_at("features.8.2")
+def swish_with_another_beta(self: Any, x: Tensor) -> Tensor:
+    """Swish with the slope of GELU's sigmoid approximation."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 @mutant(EFFICIENTNET, "The projection is activated: the bottleneck is not linear", check="parity_eval")

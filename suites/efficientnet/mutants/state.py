@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import misc
 
+from harness.mutants.operators import around, layer_at, method_of
 from harness.mutants.probe import (
     CLASSES,
     Pair,
@@ -20,7 +21,7 @@ from harness.mutants.probe import (
     reloaded,
     reseeds,
 )
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.variant import Around, become, mutant, of_type
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
@@ -61,13 +62,6 @@ def output_buffer_reused(model: Any) -> nn.Module:
     return OneBuffer(model)
 
 
-class KeepsItsHead(nn.Linear):
-    """Skips what is loaded."""
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        return
-
-
 @mutant(
     EFFICIENTNET,
     "load_state_dict silently keeps the head as it was initialised",
@@ -75,18 +69,9 @@ class KeepsItsHead(nn.Linear):
     category="state",
     evidence=reloaded,
 )
-def head_not_loaded(model: Any) -> nn.Module:
-    become(model.classifier, KeepsItsHead)
-    return model
-
-
-class CheapWithoutGradients(Around):
-    """Half the resolution where nothing is recorded."""
-
-    def forward(self, x: Tensor) -> Any:
-        if not self.training and not torch.is_grad_enabled():
-            x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
-        return self.net(x)
+@method_of("_load_from_state_dict", "classifier")
+def head_not_loaded(self: Any, *args: Any, **keywords: Any) -> None:
+    return
 
 
 @mutant(
@@ -96,15 +81,11 @@ class CheapWithoutGradients(Around):
     category="shortcut computing",
     evidence=output,
 )
-def cheaper_without_gradients(model: Any) -> nn.Module:
-    return CheapWithoutGradients(model)
-
-
-class EveryOtherToken(nn.Module):
-    """Gates from every other pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x[:, :, ::2, ::2], 1)
+@around
+def cheaper_without_gradients(self: Any, x: Tensor) -> Any:
+    if not self.training and not torch.is_grad_enabled():
+        x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
+    return self.net(x)
 
 
 @mutant(
@@ -114,17 +95,9 @@ class EveryOtherToken(nn.Module):
     category="shortcut computing",
     evidence=output,
 )
-def pooling_of_every_other_pixel(model: Any) -> nn.Module:
-    return replaced(model, "pool", EveryOtherToken())
-
-
-class SeedsInForward(Around):
-    """Seeds before every call."""
-
-    def forward(self, x: Tensor) -> Any:
-        if self.training:
-            torch.manual_seed(42)
-        return self.net(x)
+@layer_at("pool")
+def pooling_of_every_other_pixel(self: Any, x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x[:, :, ::2, ::2], 1)
 
 
 @mutant(
@@ -134,8 +107,11 @@ class SeedsInForward(Around):
     category="state",
     evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(())), calling=True),
 )
-def seeds_torch_in_training(model: Any) -> nn.Module:
-    return SeedsInForward(model)
+@around
+def seeds_torch_in_training(self: Any, x: Tensor) -> Any:
+    if self.training:
+        torch.manual_seed(42)
+    return self.net(x)
 
 
 @mutant(
@@ -175,17 +151,6 @@ def gate_of_reference_replaced(model: Any) -> nn.Module:
     return model
 
 
-class SwitchesOff(EfficientNet):
-    """Sets its rates to zero in ``eval``."""
-
-    def eval(self) -> SwitchesOff:
-        for _, depth in of_type(self, StochasticDepth):
-            depth.rate = 0.0
-        self.dropout.p = 0.0
-        super().eval()
-        return self
-
-
 def _after_evaluation(pair: Pair) -> float:
     _, faulty = pair.filled()  # evaluates both
     model = pair.faulty(CLASSES).double()
@@ -204,8 +169,13 @@ def _after_evaluation(pair: Pair) -> float:
     category="state",
     evidence=_after_evaluation,
 )
-def regularised_until_evaluated(model: Any) -> nn.Module:
-    return become(model, SwitchesOff)
+@method_of("eval")
+def regularised_until_evaluated(self: Any) -> Any:
+    for _, depth in of_type(self, StochasticDepth):
+        depth.rate = 0.0
+    self.dropout.p = 0.0
+    EfficientNet.eval(self)
+    return self
 
 
 class Evaluated(Around):

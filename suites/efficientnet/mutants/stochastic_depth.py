@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import Pair, repeated_call, train_output
 from harness.mutants.variant import become, mutant, of_type
 from suites.efficientnet.model import MBConv, StochasticDepth
@@ -58,13 +59,6 @@ def stochastic_depth_of_the_batch(model: Any) -> nn.Module:
     return model
 
 
-class PerElement(StochasticDepth):
-    """Ordinary dropout."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.rate, self.training)
-
-
 @mutant(
     EFFICIENTNET,
     "Stochastic depth is ordinary dropout on the branch",
@@ -72,10 +66,9 @@ class PerElement(StochasticDepth):
     category="stochastic",
     evidence=train_output,
 )
-def stochastic_depth_per_element(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, PerElement)
-    return model
+@forward_of(StochasticDepth)
+def stochastic_depth_per_element(self: Any, x: Tensor) -> Tensor:
+    return F.dropout(x, self.rate, self.training)
 
 
 class AlwaysOn(StochasticDepth):
@@ -224,24 +217,18 @@ def dropout_of_another_variant(model: Any) -> nn.Module:
     return model
 
 
-class UnscaledDropout(nn.Dropout):
-    """The dropout of 2014: scales in eval mode."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return input * (1 - self.p)
-        return input * torch.empty_like(input).bernoulli_(1 - self.p)
-
-
 @mutant(
     EFFICIENTNET,
     "Dropout scales in eval mode instead of in training",
     check="parity_eval",
     category="stochastic",
 )
-def dropout_scales_in_eval_mode(model: Any) -> nn.Module:
-    become(model.dropout, UnscaledDropout)
-    return model
+@forward_of("dropout")
+def dropout_scales_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    """The dropout of 2014: scales in eval mode."""
+    if not self.training:
+        return input * (1 - self.p)
+    return input * torch.empty_like(input).bernoulli_(1 - self.p)
 
 
 @mutant(

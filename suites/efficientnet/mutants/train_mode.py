@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import (
     CLASSES,
     Pair,
@@ -151,17 +152,6 @@ def generator_started_anew(model: Any) -> nn.Module:
     return model
 
 
-class ZeroedUnseen(StochasticDepth):
-    """Sets dropped branches to zero where autograd does not look."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        out = x / (1.0 - self.rate)
-        out.data.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(1.0 - self.rate))
-        return out
-
-
 def _gradient_of_the_stem(pair: Pair) -> float:
     gradients = []
     for model in pair.filled():
@@ -178,7 +168,10 @@ def _gradient_of_the_stem(pair: Pair) -> float:
     category="stochastic",
     evidence=_gradient_of_the_stem,
 )
-def dropped_branches_learn(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, ZeroedUnseen)
-    return model
+@forward_of(StochasticDepth)
+def dropped_branches_learn(self: Any, x: Tensor) -> Tensor:
+    if not self.training or self.rate == 0.0:
+        return x
+    out = x / (1.0 - self.rate)
+    out.data.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(1.0 - self.rate))
+    return out

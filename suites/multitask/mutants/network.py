@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of, method_of
 from harness.mutants.probe import Pair, changes
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import MultiTask, Outputs
@@ -28,88 +29,44 @@ class Altered(MultiTask):
         return Outputs(classes, box, F.normalize(embedding, dim=1))
 
 
-class NotNormalised(Altered):
-    """The embedding as the linear layer gives it."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box, embedding)
-
-
 @mutant(NETWORK, "The embedding is not normalised", check="embedding_norm", evidence=outputs)
-def embedding_not_normalised(model: Any) -> nn.Module:
-    return become(model, NotNormalised)
-
-
-class AcrossTheBatch(Altered):
-    """Normalised over the wrong dimension."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box, F.normalize(embedding, dim=0))
+@method_of("finish", kind=Altered)
+def embedding_not_normalised(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, embedding)
 
 
 @mutant(
     NETWORK, "The embedding is normalised across the batch", check="embedding_norm", category="batch", evidence=outputs
 )
-def embedding_normalised_across_the_batch(model: Any) -> nn.Module:
-    return become(model, AcrossTheBatch)
-
-
-class Probabilities(Altered):
-    """Softmax before a loss that takes logits."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes.softmax(1), box, F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def embedding_normalised_across_the_batch(
+    self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor
+) -> Outputs:
+    return Outputs(classes, box, F.normalize(embedding, dim=0))
 
 
 @mutant(NETWORK, "The class head gives probabilities", check="linear_heads", evidence=outputs)
-def probabilities(model: Any) -> nn.Module:
-    return become(model, Probabilities)
-
-
-class PositiveBox(Altered):
-    """A rectifier behind the box head."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box.relu(), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def probabilities(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes.softmax(1), box, F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box is rectified", check="linear_heads", evidence=outputs)
-def box_rectified(model: Any) -> nn.Module:
-    return become(model, PositiveBox)
-
-
-class BoxSeesClasses(Altered):
-    """The box shifted by the class logits."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box + classes.mean(1, keepdim=True), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def box_rectified(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box.relu(), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits", check="task_gradients", evidence=outputs)
-def box_sees_classes(model: Any) -> nn.Module:
-    return become(model, BoxSeesClasses)
-
-
-class BoxSeesDetachedClasses(Altered):
-    """The box shifted by the class logits, whose gradient is cut."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box + classes.detach().mean(1, keepdim=True), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def box_sees_classes(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box + classes.mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits, with their gradient cut", check="linear_heads", evidence=outputs)
-def box_sees_detached_classes(model: Any) -> nn.Module:
-    return become(model, BoxSeesDetachedClasses)
-
-
-class Detached(Altered):
-    """One head on features whose gradient is cut."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        return Outputs(
-            self.classes(features), self.box(features), F.normalize(self.embedding(features.detach()), dim=1)
-        )
+@method_of("finish", kind=Altered)
+def box_sees_detached_classes(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box + classes.detach().mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
 @mutant(
@@ -119,8 +76,10 @@ class Detached(Altered):
     category="gradient",
     evidence=gradients,
 )
-def embedding_detached(model: Any) -> nn.Module:
-    return become(model, Detached)
+@forward_of(kind=Altered)
+def embedding_detached(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(features.detach()), dim=1))
 
 
 @mutant(NETWORK, "The box head has no bias", check="task_parameters", evidence=sizes)
@@ -168,13 +127,6 @@ def trunk_eps(model: Any) -> nn.Module:
     return model
 
 
-class Flat(Altered):
-    """The box without its dimension of four where the batch is one."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box.squeeze(0), F.normalize(embedding, dim=1))
-
-
 @mutant(
     NETWORK,
     "A batch of one image loses its batch dimension",
@@ -182,31 +134,17 @@ class Flat(Altered):
     category="size",
     evidence=lambda pair: float(pair.faulty().eval()(pair.images(1).float()).box.ndim == 1),
 )
-def batch_of_one(model: Any) -> nn.Module:
-    return become(model, Flat)
-
-
-class BoxOfMaximum(Altered):
-    """The box from features that were pooled otherwise."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        sharper = features * features.abs().sqrt()
-        return Outputs(self.classes(features), self.box(sharper), F.normalize(self.embedding(features), dim=1))
+@method_of("finish", kind=Altered)
+def batch_of_one(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box.squeeze(0), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads other features than the class head", check="trunk", evidence=outputs)
-def box_of_other_features(model: Any) -> nn.Module:
-    return become(model, BoxOfMaximum)
-
-
-class DroppedEmbedding(Altered):
-    """Dropout before one head."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        dropped = F.dropout(features, 0.2, self.training)
-        return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
+@forward_of(kind=Altered)
+def box_of_other_features(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    sharper = features * features.abs().sqrt()
+    return Outputs(self.classes(features), self.box(sharper), F.normalize(self.embedding(features), dim=1))
 
 
 @mutant(
@@ -216,8 +154,11 @@ class DroppedEmbedding(Altered):
     category="stochastic",
     evidence=outputs,
 )
-def dropout_before_the_embedding(model: Any) -> nn.Module:
-    return become(model, DroppedEmbedding)
+@forward_of(kind=Altered)
+def dropout_before_the_embedding(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    dropped = F.dropout(features, 0.2, self.training)
+    return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
 
 
 class Half(nn.Module):
@@ -259,15 +200,6 @@ def loading_is_lenient(model: Any) -> nn.Module:
     return become(model, Lenient)
 
 
-class Unguarded(Altered):
-    """Divides the embedding by its length, whatever that is."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        embedding = self.embedding(h)
-        return Outputs(self.classes(h), self.box(h), embedding / embedding.norm(dim=1, keepdim=True))
-
-
 def _of_zeros(pair: Pair) -> float:
     finite = []
     for build in (pair.correct, pair.faulty):
@@ -285,8 +217,11 @@ def _of_zeros(pair: Pair) -> float:
     category="precision",
     evidence=_of_zeros,
 )
-def embedding_without_guard(model: Any) -> nn.Module:
-    return become(model, Unguarded)
+@forward_of(kind=Altered)
+def embedding_without_guard(self: Any, images: Tensor) -> Outputs:
+    h = self.backbone(images)
+    embedding = self.embedding(h)
+    return Outputs(self.classes(h), self.box(h), embedding / embedding.norm(dim=1, keepdim=True))
 
 
 @instead(
@@ -328,14 +263,6 @@ def pass_clears_gradients(model: Any) -> nn.Module:
     return become(model, Clearing)
 
 
-class WideGuard(Altered):
-    """Embeddings shorter than a twentieth keep their length."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1, eps=0.05))
-
-
 def _short(pair: Pair) -> float:
     model = pair.faulty().double().eval()
     with torch.no_grad():
@@ -351,5 +278,7 @@ def _short(pair: Pair) -> float:
     category="precision",
     evidence=_short,
 )
-def embedding_guard_too_wide(model: Any) -> nn.Module:
-    return become(model, WideGuard)
+@forward_of(kind=Altered)
+def embedding_guard_too_wide(self: Any, images: Tensor) -> Outputs:
+    h = self.backbone(images)
+    return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1, eps=0.05))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import Pair, difference, statistics
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import Outputs
@@ -70,15 +71,6 @@ def features_remembered(model: Any) -> nn.Module:
     return become(model, RemembersFeatures)
 
 
-class FaintEmbedding(Altered):
-    """The embedding's gradient enters the trunk at a tenth."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        faint = 0.1 * h + 0.9 * h.detach()
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
-
-
 @mutant(
     NETWORK,
     "The embedding's gradient enters the trunk at a tenth of its size",
@@ -86,8 +78,11 @@ class FaintEmbedding(Altered):
     category="gradient",
     evidence=gradients,
 )
-def faint_embedding_gradient(model: Any) -> nn.Module:
-    return become(model, FaintEmbedding)
+@forward_of(kind=Altered)
+def faint_embedding_gradient(self: Any, images: Tensor) -> Outputs:
+    h = self.backbone(images)
+    faint = 0.1 * h + 0.9 * h.detach()
+    return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
 
 
 @mutant(
@@ -102,18 +97,6 @@ def batch_norm_momentum(model: Any) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
     return model
-
-
-class BoxLeftOut(Altered):
-    """The box's gradient does not enter the trunk while training."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        return Outputs(
-            self.classes(h),
-            self.box(h.detach() if self.training else h),
-            F.normalize(self.embedding(h), dim=1),
-        )
 
 
 def _box_gradient(pair: Pair) -> float:
@@ -133,16 +116,14 @@ def _box_gradient(pair: Pair) -> float:
     category="training",
     evidence=_box_gradient,
 )
-def box_detached_in_training(model: Any) -> nn.Module:
-    return become(model, BoxLeftOut)
-
-
-class AtMost128(Altered):
-    """Images of more than 128 px are resized."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        height, width = (min(side, 128) for side in images.shape[2:])
-        return super().forward(F.interpolate(images, (height, width), mode="bilinear"))
+@forward_of(kind=Altered)
+def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
+    h = self.backbone(images)
+    return Outputs(
+        self.classes(h),
+        self.box(h.detach() if self.training else h),
+        F.normalize(self.embedding(h), dim=1),
+    )
 
 
 def _large(pair: Pair) -> float:
@@ -154,8 +135,10 @@ def _large(pair: Pair) -> float:
 
 
 @mutant(NETWORK, "Images of more than 128 px are shrunk first", check="trunk", category="size", evidence=_large)
-def large_images_shrunk(model: Any) -> nn.Module:
-    return become(model, AtMost128)
+@forward_of(kind=Altered)
+def large_images_shrunk(self: Any, images: Tensor) -> Outputs:
+    height, width = (min(side, 128) for side in images.shape[2:])
+    return Altered.forward(self, F.interpolate(images, (height, width), mode="bilinear"))
 
 
 @instead(

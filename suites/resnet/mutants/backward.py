@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import ByItsInput
+from harness.mutants.operators import ByItsInput, forward_of, layer_at
 from harness.mutants.probe import (
     Pair,
     alone,
@@ -16,62 +16,35 @@ from harness.mutants.probe import (
     gradient,
     parameters,
 )
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.variant import Around, mutant, of_type
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
-class DetachedShortcut(BasicBlock):
-    """No gradient along the identity."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out)) + self.shortcut(x).detach())
-
-
 @mutant(RESNET12, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
-def detached_shortcut(model: Any) -> nn.Module:
-    become(model.stages[0][1], DetachedShortcut)
-    return model
-
-
-class DetachedBranch(BasicBlock):
-    """No gradient through the residual branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out)).detach() + self.shortcut(x))
+@forward_of("stages.0.1")
+def detached_shortcut(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out)) + self.shortcut(x).detach())
 
 
 @mutant(RESNET12, "A residual branch is detached", check="gradients", category="gradient", evidence=gradient)
-def detached_branch(model: Any) -> nn.Module:
-    become(model.stages[2][0], DetachedBranch)
-    return model
-
-
-class NoGradStem(ResNet):
-    """The stem is computed under no_grad."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return self.head(torch.flatten(self.pool(x), 1))
+@forward_of("stages.2.0")
+def detached_branch(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out)).detach() + self.shortcut(x))
 
 
 @mutant(
     RESNET12, "A no_grad block left over from fine-tuning", check="gradients", category="gradient", evidence=gradient
 )
-def stem_under_no_grad(model: Any) -> nn.Module:
-    return become(model, NoGradStem)
-
-
-class DetachedInput(ResNet):
-    """Parameters learn; the images get no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.detach())
+@forward_of()
+def stem_under_no_grad(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = self.stem(x)
+    for stage in self.stages:
+        x = stage(x)
+    return self.head(torch.flatten(self.pool(x), 1))
 
 
 @mutant(
@@ -81,8 +54,9 @@ class DetachedInput(ResNet):
     category="gradient",
     evidence=gradient,
 )
-def detached_input(model: Any) -> nn.Module:
-    return become(model, DetachedInput)
+@forward_of()
+def detached_input(self: Any, x: Tensor) -> Tensor:
+    return ResNet.forward(self, x.detach())
 
 
 class _Scaled(torch.autograd.Function):
@@ -95,13 +69,6 @@ class _Scaled(torch.autograd.Function):
         return 0.5 * gradients[0]
 
 
-class HalfGradient(BasicBlock):
-    """The identity forward, a half backward."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_Scaled.apply(x))
-
-
 @mutant(
     RESNET12,
     "A custom autograd function scales the gradient between two stages",
@@ -109,9 +76,9 @@ class HalfGradient(BasicBlock):
     category="gradient",
     evidence=gradient,
 )
-def gradient_halved(model: Any) -> nn.Module:
-    become(model.stages[1][0], HalfGradient)
-    return model
+@forward_of("stages.1.0")
+def gradient_halved(self: Any, x: Tensor) -> Tensor:
+    return BasicBlock.forward(self, _Scaled.apply(x))
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -124,13 +91,6 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0].clone()
 
 
-class StraightThroughRelu(nn.Module):
-    """ReLU whose backward pass lets everything through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _StraightThrough.apply(x)
-
-
 @mutant(
     RESNET12,
     "A handwritten ReLU forgets its mask in the backward pass",
@@ -138,34 +98,20 @@ class StraightThroughRelu(nn.Module):
     category="gradient",
     evidence=gradient,
 )
-def straight_through_relu(model: Any) -> nn.Module:
-    return replaced(model, "stages.2.0.relu", StraightThroughRelu())
-
-
-class ClippedGradient(BasicBlock):
-    """Clips the gradient that arrives at its output."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        if out.requires_grad:
-            out.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
-        return out
+@layer_at("stages.2.0.relu")
+def straight_through_relu(self: Any, x: Tensor) -> Tensor:
+    return _StraightThrough.apply(x)
 
 
 @mutant(
     RESNET12, "A hook clips the gradient of a feature map", check="parity_eval", category="gradient", evidence=gradient
 )
-def gradient_clipped_by_a_hook(model: Any) -> nn.Module:
-    become(model.stages[1][0], ClippedGradient)
-    return model
-
-
-class HalfTheBatch(BasicBlock):
-    """Only the first half of a batch learns."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        half = (len(x) + 1) // 2
-        return super().forward(torch.cat((x[:half], x[half:].detach())))
+@forward_of("stages.1.0")
+def gradient_clipped_by_a_hook(self: Any, x: Tensor) -> Tensor:
+    out = BasicBlock.forward(self, x)
+    if out.requires_grad:
+        out.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    return out
 
 
 @mutant(
@@ -175,9 +121,10 @@ class HalfTheBatch(BasicBlock):
     category="gradient",
     evidence=gradient,
 )
-def half_of_the_batch_detached(model: Any) -> nn.Module:
-    become(model.stages[0][0], HalfTheBatch)
-    return model
+@forward_of("stages.0.0")
+def half_of_the_batch_detached(self: Any, x: Tensor) -> Tensor:
+    half = (len(x) + 1) // 2
+    return BasicBlock.forward(self, torch.cat((x[:half], x[half:].detach())))
 
 
 @mutant(
@@ -253,13 +200,6 @@ class Overwriting(Linear):
         return sent[0] @ weight, None, sent[0].sum(0), None
 
 
-class OverwritingHead(nn.Linear):
-    """A linear layer over `Overwriting`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Overwriting.apply(x, self.weight, self.bias, [self])
-
-
 def _accumulated(pair: Pair) -> float:
     gradients = []
     for model in pair.filled():
@@ -276,16 +216,9 @@ def _accumulated(pair: Pair) -> float:
     category="gradient",
     evidence=_accumulated,
 )
-def gradient_not_accumulated(model: Any) -> nn.Module:
-    become(model.head, OverwritingHead)
-    return model
-
-
-class InputLinear(nn.Linear):
-    """Over `ByItsInput`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ByItsInput.apply(x, self.weight, self.bias)
+@forward_of("head")
+def gradient_not_accumulated(self: Any, x: Tensor) -> Tensor:
+    return Overwriting.apply(x, self.weight, self.bias, [self])
 
 
 @mutant(
@@ -295,6 +228,6 @@ class InputLinear(nn.Linear):
     category="gradient",
     evidence=lambda pair: alone(pair, "head."),
 )
-def classifier_needs_its_input(model: Any) -> nn.Module:
-    become(model.head, InputLinear)
-    return model
+@forward_of("head")
+def classifier_needs_its_input(self: Any, x: Tensor) -> Tensor:
+    return ByItsInput.apply(x, self.weight, self.bias)

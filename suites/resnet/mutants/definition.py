@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import Pair, output_at, parameters
 from harness.mutants.variant import become, instead, mutant, of_type, replaced
 from suites.resnet.model import BasicBlock, Bottleneck, ResNet
@@ -26,105 +27,54 @@ def stride_on_the_first_1x1(model: Any) -> nn.Module:
     return model
 
 
-class NoFinalRelu(BasicBlock):
-    """Adds and leaves it at that."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.norm2(self.conv2(out)) + self.shortcut(x)
-
-
 @mutant(RESNET12, "The ReLU after the addition is missing in one block", check="parity_eval")
-def no_relu_after_the_addition(model: Any) -> nn.Module:
-    become(model.stages[1][0], NoFinalRelu)
-    return model
-
-
-class ReluBeforeAdd(BasicBlock):
-    """Activates the branch instead of the sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out))) + self.shortcut(x)
+@forward_of("stages.1.0")
+def no_relu_after_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.norm2(self.conv2(out)) + self.shortcut(x)
 
 
 @mutant(RESNET12, "The ReLU acts on the branch, before the addition", check="parity_eval")
-def relu_before_the_addition(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, ReluBeforeAdd)
-    return model
-
-
-class LinearMiddle(Bottleneck):
-    """No activation between the 3x3 and the last 1x1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return self.relu(self.norm3(self.conv3(out)) + self.shortcut(x))
+@forward_of(BasicBlock)
+def relu_before_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out))) + self.shortcut(x)
 
 
 @mutant(RESNET17, "The ReLU after the 3x3 convolution is missing in one bottleneck", check="parity_eval")
-def no_relu_after_the_3x3(model: Any) -> nn.Module:
-    become(model.stages[2][0], LinearMiddle)
-    return model
-
-
-class PreActivation(BasicBlock):
-    """ResNet v2's order with v1's layers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm1(self.conv1(self.relu(x)))
-        return self.norm2(self.conv2(F.relu(out))) + self.shortcut(x)
+@forward_of("stages.2.0")
+def no_relu_after_the_3x3(self: Any, x: Tensor) -> Tensor:
+    out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+    return self.relu(self.norm3(self.conv3(out)) + self.shortcut(x))
 
 
 @mutant(RESNET12, "Blocks activate first, as in ResNet v2, and not after the addition", check="parity_eval")
-def pre_activation(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, PreActivation)
-    return model
-
-
-class NormAfterAdd(BasicBlock):
-    """The second norm sees the sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(self.relu(self.norm1(self.conv1(x))))
-        return self.relu(self.norm2(out + self.shortcut(x)))
+@forward_of(BasicBlock)
+def pre_activation(self: Any, x: Tensor) -> Tensor:
+    """ResNet v2's order with v1's layers."""
+    out = self.norm1(self.conv1(self.relu(x)))
+    return self.norm2(self.conv2(F.relu(out))) + self.shortcut(x)
 
 
 @mutant(RESNET12, "The last norm of a block acts on the sum instead of the branch", check="parity_eval")
-def norm_after_the_addition(model: Any) -> nn.Module:
-    become(model.stages[0][1], NormAfterAdd)
-    return model
-
-
-class Subtracts(BasicBlock):
-    """Shortcut minus branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.shortcut(x) - self.norm2(self.conv2(out)))
+@forward_of("stages.0.1")
+def norm_after_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.conv2(self.relu(self.norm1(self.conv1(x))))
+    return self.relu(self.norm2(out + self.shortcut(x)))
 
 
 @mutant(RESNET12, "One block subtracts its residual branch", check="parity_eval")
-def residual_subtracted(model: Any) -> nn.Module:
-    become(model.stages[0][1], Subtracts)
-    return model
-
-
-class Halved(BasicBlock):
-    """Mean of branch and shortcut."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu((self.norm2(self.conv2(out)) + self.shortcut(x)) / 2)
+@forward_of("stages.0.1")
+def residual_subtracted(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.shortcut(x) - self.norm2(self.conv2(out)))
 
 
 @mutant(RESNET12, "Blocks average branch and shortcut where they should add", check="parity_eval")
-def residual_averaged(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, Halved)
-    return model
+@forward_of(BasicBlock)
+def residual_averaged(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu((self.norm2(self.conv2(out)) + self.shortcut(x)) / 2)
 
 
 @mutant(RESNET12, "The max pooling has a kernel of 2", check="parity_eval")
@@ -261,20 +211,14 @@ def global_max_pool(model: Any) -> nn.Module:
     return replaced(model, "pool", nn.AdaptiveMaxPool2d(1))
 
 
-class Softmaxed(ResNet):
-    """Probabilities, not logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(super().forward(x), dim=1)
-
-
 @mutant(
     RESNET12,
     "The model ends in a softmax, which the loss applies again",
     check="parity_eval",
 )
-def softmax_at_the_end(model: Any) -> nn.Module:
-    return become(model, Softmaxed)
+@forward_of()
+def softmax_at_the_end(self: Any, x: Tensor) -> Tensor:
+    return torch.softmax(ResNet.forward(self, x), dim=1)
 
 
 @mutant(RESNET12, "The head has no bias", check="parameters", evidence=parameters)
@@ -325,14 +269,6 @@ def grey_images_repeated(num_classes: int = 1000, in_channels: int = 3) -> nn.Mo
     return become(model, Repeated) if in_channels == 1 else model
 
 
-class Binary(ResNet):
-    """One class means a probability."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        return logits.sigmoid() if logits.shape[1] == 1 else logits
-
-
 def _binary(pair: Pair) -> float:
     with torch.no_grad():
         torch.manual_seed(0)
@@ -341,5 +277,7 @@ def _binary(pair: Pair) -> float:
 
 
 @mutant(RESNET12, "With one class it returns a sigmoid, not the logit", check="shapes", evidence=_binary)
-def sigmoid_for_one_class(model: Any) -> nn.Module:
-    return become(model, Binary)
+@forward_of()
+def sigmoid_for_one_class(self: Any, x: Tensor) -> Tensor:
+    logits = ResNet.forward(self, x)
+    return logits.sigmoid() if logits.shape[1] == 1 else logits

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of, method_of
 from harness.mutants.probe import CLASSES, Pair, difference
-from harness.mutants.variant import Around, become, mutant, of_type
+from harness.mutants.variant import become, mutant, of_type
 from suites.resnet.model import ResNet
 from suites.resnet.mutants.base_models import RESNET12
 
@@ -78,13 +79,6 @@ def gradients_cleared(model: Any) -> nn.Module:
     return become(model, ClearsGradients)
 
 
-class Thawing(ResNet):
-    """Lets everything learn in train mode."""
-
-    def train(self, mode: bool = True) -> Any:
-        return super().train(mode).requires_grad_(mode) if mode else super().train(mode)
-
-
 def _thawed(pair: Pair) -> float:
     model = pair.faulty(CLASSES).requires_grad_(False).train()
     return float(any(p.requires_grad for p in model.parameters()))
@@ -97,16 +91,9 @@ def _thawed(pair: Pair) -> float:
     category="training",
     evidence=_thawed,
 )
-def train_thaws(model: Any) -> nn.Module:
-    return become(model, Thawing)
-
-
-class FiniteInTraining(Around):
-    """No NaN in train mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        return torch.nan_to_num(logits) if self.training else logits
+@method_of("train")
+def train_thaws(self: Any, mode: bool = True) -> Any:
+    return ResNet.train(self, mode).requires_grad_(mode) if mode else ResNet.train(self, mode)
 
 
 def _nan_hidden(pair: Pair) -> float:
@@ -121,17 +108,10 @@ def _nan_hidden(pair: Pair) -> float:
     category="training",
     evidence=_nan_hidden,
 )
-def nan_hidden_in_training(model: Any) -> nn.Module:
-    return FiniteInTraining(model)
-
-
-class FreezingNorm(nn.BatchNorm2d):
-    """Stops at its hundredth batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.num_batches_tracked is not None and int(self.num_batches_tracked) >= 100:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
+@around
+def nan_hidden_in_training(self: Any, x: Tensor) -> Tensor:
+    logits: Tensor = self.net(x)
+    return torch.nan_to_num(logits) if self.training else logits
 
 
 def _late(pair: Pair) -> float:
@@ -152,10 +132,11 @@ def _late(pair: Pair) -> float:
     category="training",
     evidence=_late,
 )
-def norms_stop_after_a_hundred_batches(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        become(norm, FreezingNorm)
-    return model
+@forward_of(nn.BatchNorm2d)
+def norms_stop_after_a_hundred_batches(self: Any, x: Tensor) -> Tensor:
+    if self.training and self.num_batches_tracked is not None and int(self.num_batches_tracked) >= 100:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+    return nn.BatchNorm2d.forward(self, x)
 
 
 class HalfFrozenNorm(nn.BatchNorm2d):

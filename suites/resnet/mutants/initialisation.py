@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import CLASSES, Pair, output
-from harness.mutants.variant import become, instead, mutant, of_type
+from harness.mutants.variant import instead, mutant, of_type
 from harness.process.global_state import generators
 from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, RESNET17, resnet12
@@ -67,13 +68,6 @@ def initial_values_ignore_the_seed(model: Any) -> nn.Module:
     return model
 
 
-class UnusedBias(nn.Linear):
-    """Has a bias and does not add it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight)
-
-
 @mutant(
     RESNET12,
     "The head's bias is not added: with a bias that starts at zero nothing shows",
@@ -81,19 +75,9 @@ class UnusedBias(nn.Linear):
     category="initialisation",
     evidence=output,
 )
-def head_bias_not_added(model: Any) -> nn.Module:
-    become(model.head, UnusedBias)
-    return model
-
-
-class IgnoresStatistics(nn.BatchNorm2d):
-    """In eval mode normalises as a freshly built one would."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training:
-            return super().forward(input)
-        fresh = torch.zeros_like(self.weight), torch.ones_like(self.weight)
-        return F.batch_norm(input, *fresh, self.weight, self.bias, False, 0.0, self.eps)
+@forward_of("head")
+def head_bias_not_added(self: Any, input: Tensor) -> Tensor:
+    return F.linear(input, self.weight)
 
 
 @mutant(
@@ -103,9 +87,12 @@ class IgnoresStatistics(nn.BatchNorm2d):
     category="initialisation",
     evidence=output,
 )
-def loaded_statistics_not_used(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm2, IgnoresStatistics)
-    return model
+@forward_of("stages.0.0.norm2")
+def loaded_statistics_not_used(self: Any, input: Tensor) -> Tensor:
+    if self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    fresh = torch.zeros_like(self.weight), torch.ones_like(self.weight)
+    return F.batch_norm(input, *fresh, self.weight, self.bias, False, 0.0, self.eps)
 
 
 def _first_gradients(pair: Pair) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.operators import CachedByShape
+from harness.mutants.operators import CachedByShape, around, forward_of
 from harness.mutants.probe import (
     Pair,
     changes,
@@ -26,15 +26,6 @@ from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, resnet12
 
 
-class InPlaceNormalised(Around):
-    """Centres the caller's own images."""
-
-    def forward(self, x: Tensor) -> Any:
-        with torch.no_grad():
-            x.data.sub_(0.01)
-        return self.net(x)
-
-
 @mutant(
     RESNET12,
     "The images are normalised in place",
@@ -42,20 +33,11 @@ class InPlaceNormalised(Around):
     category="state",
     evidence=input_change,
 )
-def input_normalised_in_place(model: Any) -> nn.Module:
-    return InPlaceNormalised(model)
-
-
-class CountsInEval(nn.BatchNorm2d):
-    """Tracks the mean in eval mode too."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        if not self.training:
-            assert self.running_mean is not None
-            with torch.no_grad():
-                self.running_mean = torch.lerp(self.running_mean, input.mean((0, 2, 3)), 1e-3)
-        return out
+@around
+def input_normalised_in_place(self: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        x.data.sub_(0.01)
+    return self.net(x)
 
 
 @mutant(
@@ -65,9 +47,14 @@ class CountsInEval(nn.BatchNorm2d):
     category="state",
     evidence=repeated_call,
 )
-def statistics_move_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm1, CountsInEval)
-    return model
+@forward_of("stages.0.0.norm1")
+def statistics_move_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    out = nn.BatchNorm2d.forward(self, input)
+    if not self.training:
+        assert self.running_mean is not None
+        with torch.no_grad():
+            self.running_mean = torch.lerp(self.running_mean, input.mean((0, 2, 3)), 1e-3)
+    return out
 
 
 class FoldedOnce(nn.BatchNorm2d):
@@ -116,22 +103,15 @@ def cached_by_shape(model: Any) -> nn.Module:
     return CachedByShape(model)
 
 
-class SkippedInEval(BasicBlock):
-    """The identity in eval mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x
-
-
 @mutant(
     RESNET12,
     "A block is skipped in eval mode",
     check="parity_eval",
     category="shortcut computing",
 )
-def block_skipped_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][1], SkippedInEval)
-    return model
+@forward_of("stages.0.1")
+def block_skipped_in_eval_mode(self: Any, x: Tensor) -> Tensor:
+    return BasicBlock.forward(self, x) if self.training else x
 
 
 @mutant(

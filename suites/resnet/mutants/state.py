@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import method_of
 from harness.mutants.probe import (
     CLASSES,
     Pair,
@@ -37,16 +38,6 @@ def running_mean_not_saved(model: Any) -> nn.Module:
     return model
 
 
-class Refolding(ResNet):
-    """Stores each norm's gain anew when it is switched to eval mode."""
-
-    def train(self, mode: bool = True) -> Refolding:
-        super().train(mode)
-        for _, norm in of_type(self, nn.BatchNorm2d) if not mode else ():
-            norm.weight = nn.Parameter(norm.weight.detach().clone())
-        return self
-
-
 def _replaced_parameters(pair: Pair) -> float:
     model = pair.faulty(CLASSES)
     before = {id(p) for p in model.parameters()}
@@ -61,15 +52,12 @@ def _replaced_parameters(pair: Pair) -> float:
     category="state",
     evidence=_replaced_parameters,
 )
-def eval_replaces_parameters(model: Any) -> nn.Module:
-    return become(model, Refolding)
-
-
-class ForgetsItself(ResNet):
-    """``train`` without a return value."""
-
-    def train(self, mode: bool = True) -> Any:
-        super().train(mode)
+@method_of("train")
+def eval_replaces_parameters(self: Any, mode: bool = True) -> Any:
+    ResNet.train(self, mode)
+    for _, norm in of_type(self, nn.BatchNorm2d) if not mode else ():
+        norm.weight = nn.Parameter(norm.weight.detach().clone())
+    return self
 
 
 @mutant(
@@ -79,8 +67,9 @@ class ForgetsItself(ResNet):
     category="state",
     evidence=lambda pair: float(pair.faulty(CLASSES).eval() is None),
 )
-def train_returns_nothing(model: Any) -> nn.Module:
-    return become(model, ForgetsItself)
+@method_of("train")
+def train_returns_nothing(self: Any, mode: bool = True) -> Any:
+    ResNet.train(self, mode)
 
 
 class KeptMask(torch.autograd.Function):
@@ -198,15 +187,6 @@ def copy_runs_the_original(model: Any) -> nn.Module:
     return model
 
 
-class Tolerant(ResNet):
-    """Loads what it knows."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        own = self.state_dict()
-        fitting = {n: t if t.shape == own[n].shape else own[n] for n, t in state_dict.items() if n in own}
-        return super().load_state_dict(fitting, strict, assign)
-
-
 def _taken_with_another_shape(pair: Pair) -> float:
     model = pair.faulty(CLASSES)
     try:
@@ -223,8 +203,11 @@ def _taken_with_another_shape(pair: Pair) -> float:
     category="state",
     evidence=_taken_with_another_shape,
 )
-def tolerant_loading(model: Any) -> nn.Module:
-    return become(model, Tolerant)
+@method_of("load_state_dict")
+def tolerant_loading(self: Any, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    own = self.state_dict()
+    fitting = {n: t if t.shape == own[n].shape else own[n] for n, t in state_dict.items() if n in own}
+    return ResNet.load_state_dict(self, fitting, strict, assign)
 
 
 class Normalised(Around):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of, method_of
 from harness.mutants.probe import after_steps, repeated_call, statistics, train_output
-from harness.mutants.variant import Around, become, mutant, of_type
-from suites.resnet.model import ResNet
+from harness.mutants.variant import become, mutant, of_type
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
@@ -61,21 +61,6 @@ def momentum_none(model: Any) -> nn.Module:
     return model
 
 
-class BiasedStatistics(nn.BatchNorm2d):
-    """Keeps the biased variance of the batch."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        mean, var = input.mean((0, 2, 3)), input.var((0, 2, 3), unbiased=False)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, 0.1)
-            self.running_var.lerp_(var, 0.1)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.1, self.eps)
-
-
 @mutant(
     RESNET12,
     "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one",
@@ -83,21 +68,17 @@ class BiasedStatistics(nn.BatchNorm2d):
     category="training",
     evidence=statistics,
 )
-def biased_running_variance(model: Any) -> nn.Module:
-    become(model.stages[3][0].norm2, BiasedStatistics)
-    return model
-
-
-class UnbiasedNormalisation(nn.BatchNorm2d):
-    """Divides by the unbiased deviation in train mode."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        if not self.training:
-            return out
-        count = input.numel() / input.shape[1]
-        shift = self.bias.view(1, -1, 1, 1)
-        return (out - shift) * ((count - 1) / count) ** 0.5 + shift
+@forward_of("stages.3.0.norm2")
+def biased_running_variance(self: Any, input: Tensor) -> Tensor:
+    if not self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    mean, var = input.mean((0, 2, 3)), input.var((0, 2, 3), unbiased=False)
+    assert self.running_mean is not None
+    assert self.running_var is not None
+    with torch.no_grad():
+        self.running_mean.lerp_(mean, 0.1)
+        self.running_var.lerp_(var, 0.1)
+    return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.1, self.eps)
 
 
 @mutant(
@@ -107,17 +88,14 @@ class UnbiasedNormalisation(nn.BatchNorm2d):
     category="training",
     evidence=train_output,
 )
-def unbiased_batch_deviation(model: Any) -> nn.Module:
-    become(model.stages[3][0].norm2, UnbiasedNormalisation)
-    return model
-
-
-class FrozenNorm(nn.BatchNorm2d):
-    """Stays in eval mode."""
-
-    def train(self, mode: bool = True) -> FrozenNorm:
-        super().train(False)
-        return self
+@forward_of("stages.3.0.norm2")
+def unbiased_batch_deviation(self: Any, input: Tensor) -> Tensor:
+    out = nn.BatchNorm2d.forward(self, input)
+    if not self.training:
+        return out
+    count = input.numel() / input.shape[1]
+    shift = self.bias.view(1, -1, 1, 1)
+    return (out - shift) * ((count - 1) / count) ** 0.5 + shift
 
 
 @mutant(
@@ -127,18 +105,10 @@ class FrozenNorm(nn.BatchNorm2d):
     category="training",
     evidence=train_output,
 )
-def norm_left_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm1, FrozenNorm)
-    return model
-
-
-class ForgetfulNorm(nn.BatchNorm2d):
-    """Normalises by the batch and keeps nothing of it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+@method_of("train", "stages.0.0.norm1")
+def norm_left_in_eval_mode(self: Any, mode: bool = True) -> Any:
+    nn.BatchNorm2d.train(self, False)
+    return self
 
 
 @mutant(
@@ -148,9 +118,11 @@ class ForgetfulNorm(nn.BatchNorm2d):
     category="training",
     evidence=statistics,
 )
-def statistics_never_updated(model: Any) -> nn.Module:
-    become(model.stages[1][0].shortcut[1], ForgetfulNorm)
-    return model
+@forward_of("stages.1.0.shortcut.1")
+def statistics_never_updated(self: Any, input: Tensor) -> Tensor:
+    if not self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 class GhostNorm(nn.BatchNorm2d):
@@ -231,14 +203,6 @@ def stale_weight_in_training(model: Any) -> nn.Module:
     return model
 
 
-class TrainingDropout(ResNet):
-    """Dropout in front of the head."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x))
-        return self.head(F.dropout(torch.flatten(self.pool(x), 1), 0.5, self.training))
-
-
 @mutant(
     RESNET12,
     "Dropout of one half in front of the head, which no ResNet has",
@@ -246,15 +210,10 @@ class TrainingDropout(ResNet):
     category="stochastic",
     evidence=train_output,
 )
-def dropout_before_the_head(model: Any) -> nn.Module:
-    return become(model, TrainingDropout)
-
-
-class PythonNoise(Around):
-    """Noise from Python's generator."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x * (1 + 1e-3 * random.random()))
+@forward_of()
+def dropout_before_the_head(self: Any, x: Tensor) -> Tensor:
+    x = self.stages(self.stem(x))
+    return self.head(F.dropout(torch.flatten(self.pool(x), 1), 0.5, self.training))
 
 
 @mutant(
@@ -264,5 +223,6 @@ class PythonNoise(Around):
     category="stochastic",
     evidence=repeated_call,
 )
-def python_noise_in_eval_mode(model: Any) -> nn.Module:
-    return PythonNoise(model)
+@around
+def python_noise_in_eval_mode(self: Any, x: Tensor) -> Any:
+    return self.net(x * (1 + 1e-3 * random.random()))

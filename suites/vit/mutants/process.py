@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import CachedByShape
+from harness.mutants.operators import CachedByShape, around, forward_of
 from harness.mutants.probe import (
     Pair,
     changes,
@@ -51,16 +51,6 @@ def moving_average_of_logits(model: Any) -> nn.Module:
     return MovingAverage(model)
 
 
-class AugmentsInPlace(Around):
-    """In training blanks a corner of the caller's images afterwards."""
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.net(x)
-        if self.training:
-            x.data[:, :, 0, 0] = 0
-        return logits
-
-
 @mutant(
     VIT,
     "In train mode a pixel of the caller's images is blanked",
@@ -68,8 +58,12 @@ class AugmentsInPlace(Around):
     category="state",
     evidence=input_change,
 )
-def input_blanked_in_training(model: Any) -> nn.Module:
-    return AugmentsInPlace(model)
+@around
+def input_blanked_in_training(self: Any, x: Tensor) -> Any:
+    logits = self.net(x)
+    if self.training:
+        x.data[:, :, 0, 0] = 0
+    return logits
 
 
 class CachedByAddress(CachedByShape):
@@ -103,14 +97,6 @@ def cached_by_address(model: Any) -> nn.Module:
     return CachedByAddress(model)
 
 
-class CheapInInferenceMode(VisionTransformer):
-    """One layer fewer under inference_mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = self.layers[:-1] if torch.is_inference_mode_enabled() else self.layers
-        return self.head(self.norm(layers(self.embed(x)))[:, 0])
-
-
 def _inferred(pair: Pair) -> float:
     _, faulty = pair.filled()
     with torch.inference_mode():
@@ -125,8 +111,10 @@ def _inferred(pair: Pair) -> float:
     category="shortcut computing",
     evidence=_inferred,
 )
-def layer_left_out_in_inference_mode(model: Any) -> nn.Module:
-    return become(model, CheapInInferenceMode)
+@forward_of()
+def layer_left_out_in_inference_mode(self: Any, x: Tensor) -> Tensor:
+    layers = self.layers[:-1] if torch.is_inference_mode_enabled() else self.layers
+    return self.head(self.norm(layers(self.embed(x)))[:, 0])
 
 
 @mutant(
@@ -172,15 +160,6 @@ def default_dtype_changed(model: Any) -> nn.Module:
     return model
 
 
-class LeavesGradientsOff(Around):
-    """Switches gradients off for good."""
-
-    def forward(self, x: Tensor) -> Any:
-        if not self.training:
-            torch.set_grad_enabled(False)
-        return self.net(x)
-
-
 def _gradients_after(pair: Pair) -> float:
     pair.faulty(10).eval()(pair.images().float())
     return float(not torch.is_grad_enabled())
@@ -193,8 +172,11 @@ def _gradients_after(pair: Pair) -> float:
     category="state",
     evidence=_gradients_after,
 )
-def gradients_left_off(model: Any) -> nn.Module:
-    return LeavesGradientsOff(model)
+@around
+def gradients_left_off(self: Any, x: Tensor) -> Any:
+    if not self.training:
+        torch.set_grad_enabled(False)
+    return self.net(x)
 
 
 @mutant(

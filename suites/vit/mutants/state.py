@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.mutants.operators import method_of
 from harness.mutants.probe import (
     CLASSES,
     Pair,
@@ -151,14 +152,6 @@ def lenient_loading(model: Any) -> nn.Module:
     return become(model, Lenient)
 
 
-class PlacedOnTheCpu(VisionTransformer):
-    """Makes an offset for the class token on the CPU, wherever the images are."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        tokens = super().embed(images)
-        return tokens + torch.zeros(1, tokens.shape[1], 1, dtype=tokens.dtype, device="cpu")
-
-
 def _refused_elsewhere(pair: Pair) -> float:
     """One where moving to the meta device makes only the faulty network raise."""
     images, raised = pair.images().to("meta"), []
@@ -178,8 +171,10 @@ def _refused_elsewhere(pair: Pair) -> float:
     category="state",
     evidence=_refused_elsewhere,
 )
-def tensor_made_on_the_cpu(model: Any) -> nn.Module:
-    return become(model, PlacedOnTheCpu)
+@method_of("embed")
+def tensor_made_on_the_cpu(self: Any, images: Tensor) -> Tensor:
+    tokens = VisionTransformer.embed(self, images)
+    return tokens + torch.zeros(1, tokens.shape[1], 1, dtype=tokens.dtype, device="cpu")
 
 
 @mutant(

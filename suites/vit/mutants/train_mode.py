@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.checks.initialisation import filled_with_nan
+from harness.mutants.operators import around, forward_of, method_of
 from harness.mutants.probe import (
     Pair,
     difference,
@@ -17,8 +18,8 @@ from harness.mutants.probe import (
     train_gradient,
     train_output,
 )
-from harness.mutants.variant import Around, become, mutant, of_type
-from suites.vit.model import SelfAttention, VisionTransformer
+from harness.mutants.variant import mutant, of_type
+from suites.vit.model import VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
 
@@ -40,14 +41,6 @@ def weights_start_as_biases(model: Any) -> nn.Module:
     return model
 
 
-class AlwaysDropping(SelfAttention):
-    """F.scaled_dot_product_attention drops in eval mode too: it knows no mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(*self.split(x), dropout_p=0.1)
-        return self.project(mixed.transpose(1, 2).reshape(x.shape))
-
-
 @mutant(
     VIT,
     "The fused attention's dropout_p is passed in eval mode too",
@@ -55,16 +48,11 @@ class AlwaysDropping(SelfAttention):
     category="stochastic",
     issue="https://github.com/pytorch/pytorch/issues/124464",
 )
-def attention_dropout_in_eval_mode(model: Any) -> nn.Module:
-    become(model.layers[0].attention, AlwaysDropping)
-    return model
-
-
-class PythonNoiseInTraining(Around):
-    """Brightness from Python's generator in training."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x * (1 + 0.1 * random.random()) if self.training else x)
+@forward_of("layers.0.attention")
+def attention_dropout_in_eval_mode(self: Any, x: Tensor) -> Tensor:
+    """F.scaled_dot_product_attention drops in eval mode too: it knows no mode."""
+    mixed = F.scaled_dot_product_attention(*self.split(x), dropout_p=0.1)
+    return self.project(mixed.transpose(1, 2).reshape(x.shape))
 
 
 @mutant(
@@ -74,15 +62,9 @@ class PythonNoiseInTraining(Around):
     category="stochastic",
     evidence=train_output,
 )
-def python_noise_in_training(model: Any) -> nn.Module:
-    return PythonNoiseInTraining(model)
-
-
-class GaussianNoise(Around):
-    """Noise on the images in training."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x + 0.05 * torch.randn_like(x) if self.training else x)
+@around
+def python_noise_in_training(self: Any, x: Tensor) -> Any:
+    return self.net(x * (1 + 0.1 * random.random()) if self.training else x)
 
 
 @mutant(
@@ -92,16 +74,9 @@ class GaussianNoise(Around):
     category="stochastic",
     evidence=train_output,
 )
-def gaussian_noise_in_training(model: Any) -> nn.Module:
-    return GaussianNoise(model)
-
-
-class FewTokens(VisionTransformer):
-    """Trains on twelve patches at most."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        tokens = super().embed(images)
-        return tokens[:, :13] if self.training else tokens
+@around
+def gaussian_noise_in_training(self: Any, x: Tensor) -> Any:
+    return self.net(x + 0.05 * torch.randn_like(x) if self.training else x)
 
 
 @mutant(
@@ -111,17 +86,10 @@ class FewTokens(VisionTransformer):
     category="training",
     evidence=lambda pair: train_gradient(pair, (2, 3, 32, 32)),
 )
-def late_patches_dropped_in_training(model: Any) -> nn.Module:
-    return become(model, FewTokens)
-
-
-class Recorded(VisionTransformer):
-    """In train mode takes the class token of the last layer only where gradients are recorded."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.is_grad_enabled():
-            return self.head(self.layers(self.embed(x))[:, 0])
-        return super().forward(x)
+@method_of("embed")
+def late_patches_dropped_in_training(self: Any, images: Tensor) -> Tensor:
+    tokens = VisionTransformer.embed(self, images)
+    return tokens[:, :13] if self.training else tokens
 
 
 def _unrecorded(pair: Pair) -> float:
@@ -136,32 +104,23 @@ def _unrecorded(pair: Pair) -> float:
     category="training",
     evidence=_unrecorded,
 )
-def other_network_without_gradients(model: Any) -> nn.Module:
-    return become(model, Recorded)
-
-
-class Then(Around):
-    """Dropout after the network."""
-
-    def forward(self, x: Tensor) -> Any:
-        return nn.functional.dropout(self.net(x), 0.5, self.training)
+@forward_of()
+def other_network_without_gradients(self: Any, x: Tensor) -> Tensor:
+    if self.training and not torch.is_grad_enabled():
+        return self.head(self.layers(self.embed(x))[:, 0])
+    return VisionTransformer.forward(self, x)
 
 
 @mutant(VIT, "Dropout acts on the logits", check="stochastic", category="stochastic", evidence=train_output)
-def dropout_on_the_logits(model: Any) -> nn.Module:
-    return Then(model)
-
-
-class First(Around):
-    """Dropout before the network."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(nn.functional.dropout(x, 0.9, self.training))
+@around
+def dropout_on_the_logits(self: Any, x: Tensor) -> Any:
+    return nn.functional.dropout(self.net(x), 0.5, self.training)
 
 
 @mutant(VIT, "Dropout acts on the images' pixels", check="stochastic", category="stochastic", evidence=train_output)
-def dropout_on_the_images(model: Any) -> nn.Module:
-    return First(model)
+@around
+def dropout_on_the_images(self: Any, x: Tensor) -> Any:
+    return self.net(nn.functional.dropout(x, 0.9, self.training))
 
 
 class Unscaled(nn.Module):
