@@ -75,7 +75,7 @@ def around(function: Callable[..., Any]) -> Surgery:
 
 
 @cache
-def _subclass(function: Callable[..., Any], kind: type[nn.Module], method: str) -> Callable[..., nn.Module]:
+def _subclass(function: Callable[..., Any], kind: Any, method: str) -> Any:
     """``kind`` with another method, under a name by which pickle finds it."""
     name, module = f"{function.__name__}_of_{kind.__name__}", function.__module__
     made = type(name, (kind,), {method: function, "__module__": module})

@@ -22,16 +22,16 @@ class Altered(MultiTask):
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
-        return self.finish(features, self.classes(features), self.box(features), self.embedding(features))
+        return self.finish(self.classes(features), self.box(features), self.embedding(features))
 
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    def finish(self, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
         """What comes after the heads."""
         return Outputs(classes, box, F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The embedding is not normalised", check="embedding_norm", evidence=outputs)
 @method_of("finish", kind=Altered)
-def embedding_not_normalised(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def embedding_not_normalised(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box, embedding)
 
 
@@ -39,33 +39,31 @@ def embedding_not_normalised(self: Any, features: Tensor, classes: Tensor, box: 
     NETWORK, "The embedding is normalised across the batch", check="embedding_norm", category="batch", evidence=outputs
 )
 @method_of("finish", kind=Altered)
-def embedding_normalised_across_the_batch(
-    self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor
-) -> Outputs:
+def embedding_normalised_across_the_batch(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box, F.normalize(embedding, dim=0))
 
 
 @mutant(NETWORK, "The class head gives probabilities", check="linear_heads", evidence=outputs)
 @method_of("finish", kind=Altered)
-def probabilities(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def probabilities(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes.softmax(1), box, F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box is rectified", check="linear_heads", evidence=outputs)
 @method_of("finish", kind=Altered)
-def box_rectified(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def box_rectified(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box.relu(), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits", check="task_gradients", evidence=outputs)
 @method_of("finish", kind=Altered)
-def box_sees_classes(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def box_sees_classes(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box + classes.mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits, with their gradient cut", check="linear_heads", evidence=outputs)
 @method_of("finish", kind=Altered)
-def box_sees_detached_classes(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def box_sees_detached_classes(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box + classes.detach().mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
@@ -135,7 +133,7 @@ def trunk_eps(model: Any) -> nn.Module:
     evidence=lambda pair: float(pair.faulty().eval()(pair.images(1).float()).box.ndim == 1),
 )
 @method_of("finish", kind=Altered)
-def batch_of_one(self: Any, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+def batch_of_one(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box.squeeze(0), F.normalize(embedding, dim=1))
 
 

@@ -108,13 +108,13 @@ def _overflow(pair: Pair) -> float:
 def softmax_without_maximum(self: Any, x: Tensor) -> Tensor:
     tokens = self.embed(x)
     for layer in self.layers:
-        normed = layer.norm1(tokens)  # type: ignore[operator]
-        query, key, value = layer.attention.split(normed)  # type: ignore[operator]
+        normed = layer.norm1(tokens)
+        query, key, value = layer.attention.split(normed)
         weights = torch.exp(query @ key.mT / query.shape[-1] ** 0.5)
         mixed = (weights / weights.sum(-1, keepdim=True)) @ value
         joined = mixed.transpose(1, 2).reshape(tokens.shape)
-        tokens = tokens + layer.attention.project(joined)  # type: ignore[operator, union-attr]
-        tokens = tokens + layer.mlp(layer.norm2(tokens))  # type: ignore[operator]
+        tokens = tokens + layer.attention.project(joined)
+        tokens = tokens + layer.mlp(layer.norm2(tokens))
     return self.head(self.norm(tokens)[:, 0])
 
 
