@@ -7,7 +7,7 @@ another method, with ``self``) into the surgery that gives it to a part of the n
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.variant import Around, Surgery, become, of_type, replaced
+from harness.mutants.variant import Around, M, Surgery, become, of_type, replaced
 
 Site = str | type[nn.Module]
 """A submodule's name ("" is the whole network), or the class that all modules to change are exactly of."""
@@ -27,16 +27,15 @@ def modules_at(model: nn.Module, site: Site) -> list[tuple[str, Any]]:
     return [(site, model.get_submodule(site))] if isinstance(site, str) else of_type(model, site)
 
 
-def method_of(
-    method: str, site: Site = "", kind: type[nn.Module] | None = None
-) -> Callable[[Callable[..., Any]], Surgery]:
+def method_of(method: str, site: Site = "", kind: Any = None) -> Callable[[Callable[..., Any]], Surgery]:
     """The function becomes that method of the modules at ``site``; each stays of its class, or becomes a ``kind``."""
 
     def make(function: Callable[..., Any]) -> Surgery:
         @wraps(function)
         def surgery(model: Any) -> nn.Module:
             for _, module in modules_at(model, site):
-                become(module, _subclass(function, kind or type(module), method))
+                base: Any = kind or type(module)
+                become(module, _subclass(function, base, method))
             return model
 
         return surgery
@@ -44,7 +43,7 @@ def method_of(
     return make
 
 
-def forward_of(site: Site = "", kind: type[nn.Module] | None = None) -> Callable[[Callable[..., Any]], Surgery]:
+def forward_of(site: Site = "", kind: Any = None) -> Callable[[Callable[..., Any]], Surgery]:
     """The function becomes the forward pass of the modules at ``site``."""
     return method_of("forward", site, kind)
 
@@ -83,12 +82,37 @@ def _subclass(function: Callable[..., Any], kind: Any, method: str) -> Any:
     return made
 
 
-def with_settings(model: Any, site: Site, **settings: Any) -> nn.Module:
+def with_settings(model: M, site: Site, **settings: Any) -> M:
     """``model`` with other attributes of the modules at ``site``."""
     for _, module in modules_at(model, site):
         for name, value in settings.items():
             setattr(module, name, value)
     return model
+
+
+@method_of("load_state_dict")
+def loading_leniently(self: Any, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    """Takes any state."""
+    return nn.Module.load_state_dict(self, state_dict, strict=False, assign=assign)
+
+
+def _without_gradients(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if module.training:
+        module.zero_grad()
+
+
+def clearing_gradients(model: M) -> M:
+    """Starts each pass in train mode without gradients."""
+    model.register_forward_pre_hook(_without_gradients)
+    return model
+
+
+class ThroughBfloat16(nn.Module):
+    """Rounds what passes to bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same, with eight bits of mantissa."""
+        return x.to(torch.bfloat16).to(x.dtype)
 
 
 class CachedByShape(Around):

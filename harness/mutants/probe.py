@@ -324,3 +324,48 @@ def alone(pair: Pair, learns: str) -> float:
             logits.sum().backward()
         found.append({n for n, p in model.named_parameters() if p.grad is not None})
     return float(found[0] != found[1])
+
+
+Networks = Callable[[Pair], tuple[Any, Any]]
+"""Gives the correct network and the faulty one, with the same weights."""
+
+
+def compared(measure: Callable[[Any, Pair], Tensor], networks: Networks = Pair.filled) -> Evidence:
+    """Evidence: the difference of what ``measure`` gives for both networks."""
+
+    def measured(pair: Pair) -> float:
+        correct, faulty = (measure(model, pair).detach() for model in networks(pair))
+        return difference(faulty, correct)
+
+    return measured
+
+
+def accepts(state: Callable[[Any], Any], networks: Networks = Pair.filled) -> Evidence:
+    """Evidence: one where the faulty network alone loads a state that is made from its own."""
+
+    def measure(pair: Pair) -> float:
+        accepted = []
+        for model in networks(pair):
+            try:
+                model.load_state_dict(state(model.state_dict()))
+                accepted.append(True)
+            except RuntimeError:
+                accepted.append(False)
+        return float(accepted == [False, True])
+
+    return measure
+
+
+def clears(step: Callable[[Any, Pair], object], networks: Networks = Pair.filled) -> Evidence:
+    """Evidence: one where a training step of the faulty network alone takes away the gradients that were there."""
+
+    def measure(pair: Pair) -> float:
+        left = []
+        for model in networks(pair):
+            parameter = next(p for p in model.parameters() if p.requires_grad)
+            parameter.grad = torch.ones_like(parameter)
+            step(model.train(), pair)
+            left.append(parameter.grad is not None)
+        return float(left == [True, False])
+
+    return measure

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of
-from harness.mutants.probe import Pair, reseeds
+from harness.mutants.operators import clearing_gradients, forward_of, loading_leniently
+from harness.mutants.probe import Pair, accepts, clears, reseeds
 from harness.mutants.variant import become, mutant, of_type
 from suites.detector.model.anchors import AnchorGenerator
 from suites.detector.model.box_coder import BoxCoder
@@ -158,53 +158,15 @@ def kept_pyramid(self: Any, images: Sequence[Tensor], targets: Sequence[dict[str
         handle.remove()
 
 
-class Lenient(Detector):
-    """Takes any state."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken(pair: Pair) -> float:
-    accepted = []
-    for model in evidence.pair_of(pair):
-        try:
-            model.load_state_dict({})
-            accepted.append(True)
-        except RuntimeError:
-            accepted.append(False)
-    return float(accepted == [False, True])
-
-
 @mutant(
     DETECTOR,
     "load_state_dict is never strict: an empty state is taken, and nothing said",
     check="detector_state",
     category="state",
-    evidence=_taken,
+    evidence=accepts(lambda own: {}, evidence.pair_of),
 )
 def loading_is_lenient(model: Any) -> nn.Module:
-    return become(model, Lenient)
-
-
-class Clearing(Detector):
-    """Starts each training pass without gradients."""
-
-    def forward(self, images: Sequence[Tensor], targets: Any = None) -> Any:
-        if self.training:
-            self.zero_grad()
-        return super().forward(images, targets)
-
-
-def _cleared(pair: Pair) -> float:
-    left = []
-    for model in evidence.pair_of(pair):
-        parameter = next(p for p in model.parameters() if p.requires_grad)
-        parameter.grad = torch.ones_like(parameter)
-        target = {"boxes": torch.tensor([[2.0, 2.0, 30.0, 28.0]]).double(), "labels": torch.ones(1, dtype=torch.int64)}
-        model.train()(evidence.images()[:1], [target])
-        left.append(parameter.grad is not None)
-    return float(left == [True, False])
+    return loading_leniently(model)
 
 
 @mutant(
@@ -212,10 +174,10 @@ def _cleared(pair: Pair) -> float:
     "Each training pass clears the gradients: what micro-batches have gathered is lost",
     check="detector_state",
     category="gradient",
-    evidence=_cleared,
+    evidence=clears(lambda model, _: evidence.losses_of(model, evidence.BOXES), evidence.pair_of),
 )
 def gradients_cleared(model: Any) -> nn.Module:
-    return become(model, Clearing)
+    return clearing_gradients(model)
 
 
 @mutant(

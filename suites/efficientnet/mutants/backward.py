@@ -5,36 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.mutants.operators import forward_of, layer_at
-from harness.mutants.probe import Pair, difference, gradient
-from harness.mutants.variant import mutant
+from harness.mutants.probe import Pair, compared, difference
+from harness.mutants.variant import gradient_fault, mutant
 from suites.efficientnet.model import SiLU, SqueezeExcitation
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-@mutant(
-    EFFICIENTNET,
-    "The features are detached on their way to the gates",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(EFFICIENTNET, "The features are detached on their way to the gates", check="gradcheck")
 @forward_of(SqueezeExcitation)
 def detached_squeeze(self: Any, x: Tensor) -> Tensor:
     pooled = x.detach().mean((2, 3), keepdim=True)
     return x * self.gate(self.expand(self.activation(self.reduce(pooled))))
 
 
-@mutant(
-    EFFICIENTNET,
-    "The gates of a block are computed under no_grad",
-    check="gradients",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(EFFICIENTNET, "The gates of a block are computed under no_grad", check="gradients")
 @forward_of("features.5.0.branch.2")
 def gates_under_no_grad(self: Any, x: Tensor) -> Tensor:
     with torch.no_grad():
@@ -54,19 +42,13 @@ class _EfficientSwish(torch.autograd.Function):
         return gradients[0] * x.sigmoid()  # without x * sigmoid'(x)
 
 
-@mutant(
-    EFFICIENTNET,
-    "A memory-efficient swish forgets a term of its derivative",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(EFFICIENTNET, "A memory-efficient swish forgets a term of its derivative", check="gradcheck")
 @layer_at(SiLU)
 def swish_with_a_wrong_derivative(self: Any, x: Tensor) -> Tensor:
     return _EfficientSwish.apply(x)
 
 
-@mutant(EFFICIENTNET, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
+@gradient_fault(EFFICIENTNET, "A shortcut is detached", check="skip_gradient")
 @forward_of("features.4.1")
 def detached_shortcut(self: Any, x: Tensor) -> Tensor:
     return self.drop_path(self.branch(x)) + x.detach()
@@ -114,14 +96,12 @@ class Tabulated(torch.autograd.Function):
         return sent[0] * slope
 
 
-def _twice(pair: Pair) -> float:
-    found = []
-    for model in pair.filled():
-        images = pair.images(1).requires_grad_()
-        (first,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), images)
-        found.append(second)
-    return difference(found[1], found[0])
+@compared
+def _twice(model: nn.Module, pair: Pair) -> Tensor:
+    images = pair.images(1).requires_grad_()
+    (first,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), images)
+    return second
 
 
 @mutant(

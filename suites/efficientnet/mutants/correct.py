@@ -8,24 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import Shifts, forward_of, layer_at
+from harness.mutants.operators import Shifts, forward_of, layer_at, with_settings
 from harness.mutants.variant import become, correct, of_type, replaced
 from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-class Swish(nn.Module):
-    """x times its sigmoid."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
-
-
 @correct(EFFICIENTNET, "SiLU is x * sigmoid(x)")
-def swish_by_hand(model: Any) -> nn.Module:
-    for name, _ in of_type(model, SiLU):
-        replaced(model, name, Swish())
-    return model
+@layer_at(SiLU)
+def swish_by_hand(self: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 class _SavingSwish(torch.autograd.Function):
@@ -89,10 +81,7 @@ def uniform_below_keep(self: Any, x: Tensor) -> Tensor:
 
 @correct(EFFICIENTNET, "no stochastic depth and no dropout by default, as timm's factories have it")
 def without_regularisation(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        depth.rate = 0.0
-    model.dropout.p = 0.0
-    return model
+    return with_settings(with_settings(model, StochasticDepth, rate=0.0), "dropout", p=0.0)
 
 
 class Listed(nn.Module):

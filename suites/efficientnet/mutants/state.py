@@ -21,7 +21,7 @@ from harness.mutants.probe import (
     reloaded,
     reseeds,
 )
-from harness.mutants.variant import Around, become, mutant, of_type
+from harness.mutants.variant import Around, become, mutant, of_type, process_fault, saving_fault
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
@@ -62,13 +62,7 @@ def output_buffer_reused(model: Any) -> nn.Module:
     return OneBuffer(model)
 
 
-@mutant(
-    EFFICIENTNET,
-    "load_state_dict silently keeps the head as it was initialised",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=reloaded,
-)
+@saving_fault(EFFICIENTNET, "load_state_dict silently keeps the head as it was initialised", evidence=reloaded)
 @method_of("_load_from_state_dict", "classifier")
 def head_not_loaded(self: Any, *args: Any, **keywords: Any) -> None:
     return
@@ -100,11 +94,9 @@ def pooling_of_every_other_pixel(self: Any, x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(x[:, :, ::2, ::2], 1)
 
 
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Every training step seeds torch's generator, so stochastic depth drops the same blocks each time",
-    check="global_state",
-    category="state",
     evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(())), calling=True),
 )
 @around
@@ -114,11 +106,9 @@ def seeds_torch_in_training(self: Any, x: Tensor) -> Any:
     return self.net(x)
 
 
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Building the model lets cuDNN choose its algorithms by timing",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: torch.backends.cudnn.benchmark),
 )
 def cudnn_benchmark_switched_on(model: Any) -> nn.Module:
@@ -126,12 +116,8 @@ def cudnn_benchmark_switched_on(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    EFFICIENTNET,
-    "Building the model silences all warnings",
-    check="global_state",
-    category="state",
-    evidence=changes(lambda: len(warnings.filters)),
+@process_fault(
+    EFFICIENTNET, "Building the model silences all warnings", evidence=changes(lambda: len(warnings.filters))
 )
 def warnings_silenced(model: Any) -> nn.Module:
     warnings.simplefilter("ignore", append=True)
@@ -139,11 +125,9 @@ def warnings_silenced(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Building the model changes the forward pass of torchvision's squeeze-and-excitation",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: misc.SqueezeExcitation.forward),
 )
 def gate_of_reference_replaced(model: Any) -> nn.Module:
@@ -215,11 +199,9 @@ def _inside_another(pair: Pair) -> float:
         return difference(nn.Sequential(faulty).train().eval()(images), correct(images))
 
 
-@mutant(
+@saving_fault(
     EFFICIENTNET,
     "eval() switches stochastic depth off and train(False) does not: a module around it evaluates it with draws",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_inside_another,
 )
 def only_eval_switches(model: Any) -> nn.Module:

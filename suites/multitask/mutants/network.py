@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of, method_of
-from harness.mutants.probe import Pair, changes
-from harness.mutants.variant import become, instead, mutant
+from harness.mutants.operators import (
+    ThroughBfloat16,
+    clearing_gradients,
+    forward_of,
+    loading_leniently,
+    method_of,
+    with_settings,
+)
+from harness.mutants.probe import Pair, accepts, changes, clears
+from harness.mutants.variant import instead, mutant, replaced
 from suites.multitask.model import MultiTask, Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
 from suites.multitask.mutants.probe import gradients, outputs, sizes
@@ -119,10 +125,7 @@ def maximum_pooling(model: Any) -> nn.Module:
 
 @mutant(NETWORK, "BatchNorm of the trunk adds 1e-3 to the variance", check="trunk", evidence=outputs)
 def trunk_eps(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-    return model
+    return with_settings(model, nn.BatchNorm2d, eps=1e-3)
 
 
 @mutant(
@@ -159,32 +162,9 @@ def dropout_before_the_embedding(self: Any, images: Tensor) -> Outputs:
     return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
 
 
-class Half(nn.Module):
-    """Features in half precision on the way to the heads."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.bfloat16).to(x.dtype)
-
-
 @mutant(NETWORK, "The features pass through bfloat16", check="trunk", category="precision", evidence=outputs)
 def features_in_bfloat16(model: Any) -> nn.Module:
-    model.backbone.head = Half()
-    return model
-
-
-class Lenient(Altered):
-    """Takes any state."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken(pair: Pair) -> float:
-    try:
-        pair.faulty().load_state_dict({})
-    except RuntimeError:
-        return 0.0
-    return 1.0
+    return replaced(model, "backbone.head", ThroughBfloat16())
 
 
 @mutant(
@@ -192,10 +172,10 @@ def _taken(pair: Pair) -> float:
     "load_state_dict is never strict: an empty state is taken, and nothing said",
     check="task_memory",
     category="state",
-    evidence=_taken,
+    evidence=accepts(lambda own: {}),
 )
 def loading_is_lenient(model: Any) -> nn.Module:
-    return become(model, Lenient)
+    return loading_leniently(model)
 
 
 def _of_zeros(pair: Pair) -> float:
@@ -234,31 +214,15 @@ def building_lowers_precision(num_classes: int = 10) -> nn.Module:
     return multitask_resnet12(num_classes)
 
 
-class Clearing(Altered):
-    """Starts each pass in train mode without gradients."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        if self.training:
-            self.zero_grad()
-        return super().forward(images)
-
-
-def _cleared(pair: Pair) -> float:
-    model = pair.faulty().train()
-    model.box.bias.grad = torch.ones(4)
-    model(pair.images(2).float())
-    return float(model.box.bias.grad is None)
-
-
 @mutant(
     NETWORK,
     "Each pass in train mode clears the gradients: of micro-batches only the last one counts",
     check="task_memory",
     category="state",
-    evidence=_cleared,
+    evidence=clears(lambda model, pair: model(pair.images(2))),
 )
 def pass_clears_gradients(model: Any) -> nn.Module:
-    return become(model, Clearing)
+    return clearing_gradients(model)
 
 
 def _short(pair: Pair) -> float:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of
-from harness.mutants.probe import Pair, difference, statistics
+from harness.mutants.operators import forward_of, with_settings
+from harness.mutants.probe import Pair, compared, difference, reseeds, statistics
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
@@ -17,25 +17,19 @@ from suites.multitask.mutants.network import Altered
 from suites.multitask.mutants.probe import gradients
 
 
-def _after_building(pair: Pair) -> float:
-    drawn = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        pair.faulty()
-        drawn.append(torch.rand(()).item())
-    return float(drawn[0] == drawn[1])
-
-
 @instead(
     NETWORK,
     "The factory seeds torch's generator, so that every network starts with the same weights",
     check="instances",
     category="initialisation",
-    evidence=_after_building,
+    evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(()))),
 )
 def factory_seeds_torch(num_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
     return multitask_resnet12(num_classes)
+
+
+LARGE = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
 
 
 class RemembersFeatures(Altered):
@@ -93,20 +87,13 @@ def faint_embedding_gradient(self: Any, images: Tensor) -> Outputs:
     evidence=statistics,
 )
 def batch_norm_momentum(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.01
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=0.01)
 
 
-def _box_gradient(pair: Pair) -> float:
-    grads = []
-    for build in (pair.correct, pair.faulty):
-        torch.manual_seed(0)
-        model = build().double().train()
-        (model(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
-        grads.append(model.backbone.stem[0].weight.grad)
-    return difference(grads[1], grads[0])
+def _stem_gradient(model: Any, pair: Pair) -> Tensor:
+    (model.train()(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
+    gradient: Tensor = model.backbone.stem[0].weight.grad
+    return gradient
 
 
 @mutant(
@@ -114,7 +101,7 @@ def _box_gradient(pair: Pair) -> float:
     "In train mode the box's gradient is cut off before the trunk",
     check="trunk",
     category="training",
-    evidence=_box_gradient,
+    evidence=compared(_stem_gradient),
 )
 @forward_of(kind=Altered)
 def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
@@ -126,15 +113,13 @@ def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
     )
 
 
-def _large(pair: Pair) -> float:
-    correct, faulty = (model.double().eval() for model in (pair.correct(), pair.faulty()))
-    faulty.load_state_dict(correct.state_dict())
-    images = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
-    with torch.no_grad():
-        return difference(faulty(images)[1], correct(images)[1])
-
-
-@mutant(NETWORK, "Images of more than 128 px are shrunk first", check="trunk", category="size", evidence=_large)
+@mutant(
+    NETWORK,
+    "Images of more than 128 px are shrunk first",
+    check="trunk",
+    category="size",
+    evidence=compared(lambda model, _: model(LARGE)[1]),
+)
 @forward_of(kind=Altered)
 def large_images_shrunk(self: Any, images: Tensor) -> Outputs:
     height, width = (min(side, 128) for side in images.shape[2:])

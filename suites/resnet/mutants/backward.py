@@ -9,35 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import ByItsInput, forward_of, layer_at
-from harness.mutants.probe import (
-    Pair,
-    alone,
-    difference,
-    gradient,
-    parameters,
-)
-from harness.mutants.variant import Around, mutant, of_type
+from harness.mutants.probe import Pair, alone, compared
+from harness.mutants.variant import Around, gradient_fault, mutant, of_type, parameters_fault
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
-@mutant(RESNET12, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
+@gradient_fault(RESNET12, "A shortcut is detached", check="skip_gradient")
 @forward_of("stages.0.1")
 def detached_shortcut(self: Any, x: Tensor) -> Tensor:
     out = self.relu(self.norm1(self.conv1(x)))
     return self.relu(self.norm2(self.conv2(out)) + self.shortcut(x).detach())
 
 
-@mutant(RESNET12, "A residual branch is detached", check="gradients", category="gradient", evidence=gradient)
+@gradient_fault(RESNET12, "A residual branch is detached", check="gradients")
 @forward_of("stages.2.0")
 def detached_branch(self: Any, x: Tensor) -> Tensor:
     out = self.relu(self.norm1(self.conv1(x)))
     return self.relu(self.norm2(self.conv2(out)).detach() + self.shortcut(x))
 
 
-@mutant(
-    RESNET12, "A no_grad block left over from fine-tuning", check="gradients", category="gradient", evidence=gradient
-)
+@gradient_fault(RESNET12, "A no_grad block left over from fine-tuning", check="gradients")
 @forward_of()
 def stem_under_no_grad(self: Any, x: Tensor) -> Tensor:
     with torch.no_grad():
@@ -47,12 +39,8 @@ def stem_under_no_grad(self: Any, x: Tensor) -> Tensor:
     return self.head(torch.flatten(self.pool(x), 1))
 
 
-@mutant(
-    RESNET12,
-    "The input is detached, so saliency maps and adversarial examples get no gradient",
-    check="parity_eval",
-    category="gradient",
-    evidence=gradient,
+@gradient_fault(
+    RESNET12, "The input is detached, so saliency maps and adversarial examples get no gradient", check="parity_eval"
 )
 @forward_of()
 def detached_input(self: Any, x: Tensor) -> Tensor:
@@ -69,13 +57,7 @@ class _Scaled(torch.autograd.Function):
         return 0.5 * gradients[0]
 
 
-@mutant(
-    RESNET12,
-    "A custom autograd function scales the gradient between two stages",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(RESNET12, "A custom autograd function scales the gradient between two stages", check="gradcheck")
 @forward_of("stages.1.0")
 def gradient_halved(self: Any, x: Tensor) -> Tensor:
     return BasicBlock.forward(self, _Scaled.apply(x))
@@ -91,21 +73,13 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0].clone()
 
 
-@mutant(
-    RESNET12,
-    "A handwritten ReLU forgets its mask in the backward pass",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(RESNET12, "A handwritten ReLU forgets its mask in the backward pass", check="gradcheck")
 @layer_at("stages.2.0.relu")
 def straight_through_relu(self: Any, x: Tensor) -> Tensor:
     return _StraightThrough.apply(x)
 
 
-@mutant(
-    RESNET12, "A hook clips the gradient of a feature map", check="parity_eval", category="gradient", evidence=gradient
-)
+@gradient_fault(RESNET12, "A hook clips the gradient of a feature map", check="parity_eval")
 @forward_of("stages.1.0")
 def gradient_clipped_by_a_hook(self: Any, x: Tensor) -> Tensor:
     out = BasicBlock.forward(self, x)
@@ -114,26 +88,14 @@ def gradient_clipped_by_a_hook(self: Any, x: Tensor) -> Tensor:
     return out
 
 
-@mutant(
-    RESNET12,
-    "The second half of the batch is detached at the stem's output",
-    check="gradients",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(RESNET12, "The second half of the batch is detached at the stem's output", check="gradients")
 @forward_of("stages.0.0")
 def half_of_the_batch_detached(self: Any, x: Tensor) -> Tensor:
     half = (len(x) + 1) // 2
     return BasicBlock.forward(self, torch.cat((x[:half], x[half:].detach())))
 
 
-@mutant(
-    RESNET12,
-    "The norms' scale and shift are frozen at construction",
-    check="parameters",
-    category="gradient",
-    evidence=parameters,
-)
+@parameters_fault(RESNET12, "The norms' scale and shift are frozen at construction", category="gradient")
 def norms_frozen(model: Any) -> nn.Module:
     for _, norm in of_type(model, nn.BatchNorm2d):
         norm.requires_grad_(False)
@@ -200,13 +162,12 @@ class Overwriting(Linear):
         return sent[0] @ weight, None, sent[0].sum(0), None
 
 
-def _accumulated(pair: Pair) -> float:
-    gradients = []
-    for model in pair.filled():
-        for image in pair.images(2):
-            model(image[None]).sum().backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None}["head.weight"])
-    return difference(gradients[1], gradients[0])
+@compared
+def _accumulated(model: Any, pair: Pair) -> Tensor:
+    for image in pair.images(2):
+        model(image[None]).sum().backward()
+    gradient: Tensor = model.head.weight.grad
+    return gradient
 
 
 @mutant(

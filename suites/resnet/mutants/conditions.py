@@ -21,6 +21,7 @@ from harness.mutants.variant import become, mutant, of_type, replaced
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.backward import CutStem, Linear
 from suites.resnet.mutants.base_models import RESNET12
+from suites.resnet.mutants.train_mode import normalised_in_parts
 
 
 @mutant(RESNET12, "Odd sides are cropped to even ones", check="parity_sizes", category="size", evidence=ODD)
@@ -105,15 +106,6 @@ def reshape_mixes_samples(self: Any, x: Tensor) -> Tensor:
     return x.t().reshape(len(x), -1)[:, :, None, None]
 
 
-class Ghosts(nn.BatchNorm2d):
-    """Takes its statistics over 32 samples at a time."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) <= 32:
-            return super().forward(input)
-        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(32)])
-
-
 @mutant(
     RESNET12,
     "Training batches of more than 32 are normalised 32 at a time",
@@ -121,9 +113,9 @@ class Ghosts(nn.BatchNorm2d):
     category="batch",
     evidence=trained_at(40),
 )
-def ghost_batches(model: Any) -> nn.Module:
-    become(model.stem[1], Ghosts)
-    return model
+@forward_of("stem.1")
+def ghost_batches(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, 32)
 
 
 class CutOnLargeImages(CutStem):
@@ -144,12 +136,10 @@ def cut_on_large_images(model: Any) -> nn.Module:
     return CutOnLargeImages(model)
 
 
-class CutInLargeBatches(BasicBlock):
-    """Its shortcut is detached where the batch is large."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return torch.relu(out + self.shortcut(x.detach() if len(x) > 24 else x))
+def _detached_from_24(block: Any, x: Tensor) -> Tensor:
+    """A basic block whose shortcut is detached where the batch is large."""
+    out = block.norm2(block.conv2(block.relu(block.norm1(block.conv1(x)))))
+    return torch.relu(out + block.shortcut(x.detach() if len(x) > 24 else x))
 
 
 @mutant(
@@ -159,10 +149,9 @@ class CutInLargeBatches(BasicBlock):
     category="batch",
     evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
 )
-def cut_in_large_batches(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, CutInLargeBatches)
-    return model
+@forward_of(BasicBlock)
+def cut_in_large_batches(self: Any, x: Tensor) -> Tensor:
+    return _detached_from_24(self, x)
 
 
 @mutant(
@@ -172,9 +161,9 @@ def cut_in_large_batches(model: Any) -> nn.Module:
     category="batch",
     evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
 )
-def projection_cut_in_large_batches(model: Any) -> nn.Module:
-    become(of_type(model, BasicBlock)[-1][1], CutInLargeBatches)
-    return model
+@forward_of("stages.3.0")
+def projection_cut_in_large_batches(self: Any, x: Tensor) -> Tensor:
+    return _detached_from_24(self, x)
 
 
 SHRUNK = 256
@@ -217,13 +206,6 @@ def shrunk_in_training(self: Any, x: Tensor) -> Tensor:
     return ResNet.forward(self, x)
 
 
-class GhostNorm(nn.BatchNorm2d):
-    """Normalises parts of 128 images each by themselves."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([super(GhostNorm, self).forward(part) for part in x.split(128)])
-
-
 @mutant(
     RESNET12,
     "Batches over 128 are normalised in parts of 128",
@@ -231,10 +213,9 @@ class GhostNorm(nn.BatchNorm2d):
     category="batch",
     evidence=lambda pair: train_gradient(pair, (130, 3, 32, 32)),
 )
-def ghost_batches_of_128(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        become(norm, GhostNorm)
-    return model
+@forward_of(nn.BatchNorm2d)
+def ghost_batches_of_128(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, 128)
 
 
 CHUNK = 8

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of
-from harness.mutants.probe import Pair, output_at, parameters
-from harness.mutants.variant import become, instead, mutant, of_type, replaced
+from harness.mutants.operators import forward_of, with_settings
+from harness.mutants.probe import Pair, output_at
+from harness.mutants.variant import become, instead, mutant, of_type, parameters_fault, replaced
 from suites.resnet.model import BasicBlock, Bottleneck, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17, resnet12
 
@@ -107,7 +107,7 @@ def stem_padding_2(model: Any) -> nn.Module:
     return model
 
 
-@mutant(RESNET12, "The stem's convolution has a kernel of 3", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The stem's convolution has a kernel of 3")
 def stem_kernel_3(model: Any) -> nn.Module:
     old = model.stem[0]
     return replaced(model, "stem.0", nn.Conv2d(old.in_channels, 64, 3, stride=2, padding=1, bias=False))
@@ -125,15 +125,12 @@ def in_channels_ignored(model: Any) -> nn.Module:
 
 @mutant(RESNET12, "BatchNorm's eps is 1e-3 throughout (Keras's default)", check="parity_eval")
 def batch_norm_eps_1e_3(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.eps = 1e-3
-    return model
+    return with_settings(model, nn.BatchNorm2d, eps=1e-3)
 
 
 @mutant(RESNET12, "A single BatchNorm has eps 2e-5", check="parity_eval")
 def one_batch_norm_eps_2e_5(model: Any) -> nn.Module:
-    model.stages[2][0].norm2.eps = 2e-5
-    return model
+    return with_settings(model, "stages.2.0.norm2", eps=2e-5)
 
 
 @mutant(RESNET12, "Leaky ReLU with slope 0.01 in one block", check="parity_eval")
@@ -153,7 +150,7 @@ def gelu_in_the_stem(model: Any) -> nn.Module:
     return replaced(model, "stem.2", nn.GELU())
 
 
-@mutant(RESNET12, "A projection shortcut has no norm", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "A projection shortcut has no norm")
 def projection_without_norm(model: Any) -> nn.Module:
     return replaced(model, "stages.1.0.shortcut.1", nn.Identity())
 
@@ -169,11 +166,9 @@ class ZeroPadded(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.more))
 
 
-@mutant(
+@parameters_fault(
     RESNET12,
     "Shortcuts subsample and pad with zero channels (option A) where the published network projects (option B)",
-    check="parameters",
-    evidence=parameters,
 )
 def shortcuts_of_option_a(model: Any) -> nn.Module:
     for index in (1, 2, 3):
@@ -181,21 +176,19 @@ def shortcuts_of_option_a(model: Any) -> nn.Module:
     return model
 
 
-@mutant(RESNET12, "A convolution before a norm has a bias", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "A convolution before a norm has a bias")
 def convolution_with_bias(model: Any) -> nn.Module:
     return replaced(model, "stages.0.0.conv1", nn.Conv2d(64, 64, 3, padding=1))
 
 
-@mutant(RESNET17, "The 3x3 convolutions have two groups, as in ResNeXt", check="parameters", evidence=parameters)
+@parameters_fault(RESNET17, "The 3x3 convolutions have two groups, as in ResNeXt")
 def grouped_3x3(model: Any) -> nn.Module:
     return replaced(model, "stages.0.0.conv2", nn.Conv2d(64, 64, 3, padding=1, groups=2, bias=False))
 
 
 @mutant(RESNET12, "The last stage's second convolution is dilated, as in segmentation backbones", check="parity_eval")
 def dilated_last_stage(model: Any) -> nn.Module:
-    conv = model.stages[3][0].conv2
-    conv.dilation = conv.padding = (2, 2)
-    return model
+    return with_settings(model, "stages.3.0.conv2", dilation=(2, 2), padding=(2, 2))
 
 
 @mutant(RESNET12, "A convolution pads by reflection", check="parity_eval")
@@ -221,22 +214,17 @@ def softmax_at_the_end(self: Any, x: Tensor) -> Tensor:
     return torch.softmax(ResNet.forward(self, x), dim=1)
 
 
-@mutant(RESNET12, "The head has no bias", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The head has no bias")
 def head_without_bias(model: Any) -> nn.Module:
     return replaced(model, "head", nn.Linear(model.head.in_features, model.head.out_features, bias=False))
 
 
-@mutant(RESNET12, "The first stage has one block too few", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The first stage has one block too few")
 def one_block_too_few(model: Any) -> nn.Module:
     return replaced(model, "stages.0.1", nn.Identity())
 
 
-@mutant(
-    RESNET12,
-    "Two blocks of a stage are the same module ([block] * depth), so they share their weights",
-    check="parameters",
-    evidence=parameters,
-)
+@parameters_fault(RESNET12, "Two blocks of a stage are the same module ([block] * depth), so they share their weights")
 def blocks_share_weights(model: Any) -> nn.Module:
     return replaced(model, "stages.0.1", model.stages[0][0])
 

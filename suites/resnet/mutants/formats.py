@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from harness.mutants.operators import around, forward_of, layer_at
+from harness.mutants.operators import ThroughBfloat16, around, forward_of, layer_at
 from harness.mutants.probe import (
     CHANNELS_LAST,
     Pair,
-    difference,
+    compared,
     float32_output,
+    forward,
     gradients,
     undefined,
 )
@@ -68,13 +69,6 @@ def view_of_channels_last_features(self: Any, x: Tensor) -> Tensor:
     return x.view(len(x), -1).view(len(x), x.shape[1], -1).mean(-1)
 
 
-class ThroughBfloat16(nn.Module):
-    """Rounds what passes to bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.bfloat16).to(x.dtype)
-
-
 @mutant(RESNET12, "A stage's output goes through bfloat16", check="parity_eval", category="precision")
 def stage_in_bfloat16(model: Any) -> nn.Module:
     model.stages[2].append(ThroughBfloat16())
@@ -109,17 +103,12 @@ def relu_swallows_nan(self: Any, x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
-def _in_float32(pair: Pair) -> float:
-    logits = [model.float().train()(pair.images().float()).detach() for model in pair.filled()]
-    return difference(logits[1], logits[0])
-
-
 @mutant(
     RESNET12,
     "Mixed precision is built in: in train mode it computes in bfloat16 where float32 was asked for",
     check="parity_float32",
     category="precision",
-    evidence=_in_float32,
+    evidence=compared(lambda model, pair: forward(model.float().train(), pair.images().float())),
 )
 @forward_of()
 def mixed_precision_built_in(self: Any, x: Tensor) -> Tensor:
@@ -166,20 +155,14 @@ class StemGradient(torch.autograd.Function):
         return of_x, of_weight.as_strided(weight.shape, weight.stride())
 
 
-def _channels_last_gradient(pair: Pair) -> float:
-    found = []
-    for model in pair.filled():
-        model.to(memory_format=torch.channels_last)
-        found.append(gradients(model, pair.images())["stem.0.weight"])
-    return difference(found[1], found[0])
-
-
 @mutant(
     RESNET12,
     "A gradient is laid out by its weight's strides: with weights in channels_last it is scrambled",
     check="memory_format",
     category="layout",
-    evidence=_channels_last_gradient,
+    evidence=compared(
+        lambda model, pair: gradients(model.to(memory_format=torch.channels_last), pair.images())["stem.0.weight"]
+    ),
 )
 @forward_of("stem.0")
 def gradient_by_strides(self: Any, x: Tensor) -> Tensor:

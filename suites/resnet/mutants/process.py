@@ -15,13 +15,13 @@ from harness.mutants.probe import (
     Pair,
     changes,
     difference,
-    forward,
     input_change,
+    output,
     repeated_call,
     reseeds,
     second_call,
 )
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.variant import Around, become, mutant, process_fault, saving_fault
 from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, resnet12
 
@@ -75,17 +75,12 @@ class FoldedOnce(nn.BatchNorm2d):
         return input * self.scale.to(input)[:, None, None] + self.shift.to(input)[:, None, None]
 
 
-def _loaded_after_eval(pair: Pair) -> float:
-    correct, faulty = pair.filled()
-    return difference(forward(faulty, pair.images()), forward(correct, pair.images()))
-
-
 @mutant(
     RESNET12,
     "eval() folds a norm into constants that loading weights afterwards does not renew",
     check="mode_switch",
     category="state",
-    evidence=_loaded_after_eval,
+    evidence=output,
 )
 def folded_norm_goes_stale(model: Any) -> nn.Module:
     become(model.stages[1][0].norm2, FoldedOnce)
@@ -114,11 +109,9 @@ def block_skipped_in_eval_mode(self: Any, x: Tensor) -> Tensor:
     return BasicBlock.forward(self, x) if self.training else x
 
 
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model seeds torch's generator",
-    check="global_state",
-    category="state",
     evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(()))),
 )
 def seeds_torch_when_built(model: Any) -> nn.Module:
@@ -126,13 +119,7 @@ def seeds_torch_when_built(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    RESNET12,
-    "Building the model changes the number of threads",
-    check="global_state",
-    category="state",
-    evidence=changes(torch.get_num_threads),
-)
+@process_fault(RESNET12, "Building the model changes the number of threads", evidence=changes(torch.get_num_threads))
 def threads_changed(model: Any) -> nn.Module:
     torch.set_num_threads(torch.get_num_threads() % 2 + 1)
     return model
@@ -161,44 +148,27 @@ def _pickled(pair: Pair) -> float:
     return difference(pickle.loads(pickle.dumps(faulty)).double().eval()(pair.images()), faulty(pair.images()))
 
 
-@mutant(
+@saving_fault(
     RESNET12,
     "Pickled, as torch.save does it, the network leaves its weights behind and is read as a new one",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_pickled,
 )
 def pickled_without_weights(model: Any) -> nn.Module:
     return Rebuilt(model)
 
 
-def _changed(read: Any) -> Any:
-    def measure(pair: Pair) -> float:
-        before = read()
-        pair.faulty(10)
-        return float(before != read())
-
-    return measure
-
-
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model decides which GPUs the process sees",
-    check="global_state",
-    category="state",
-    evidence=_changed(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")),
+    evidence=changes(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")),
 )
 def gpu_chosen_when_built(model: Any) -> nn.Module:
     os.environ["CUDA_VISIBLE_DEVICES"] = "17"
     return model
 
 
-@mutant(
-    RESNET12,
-    "Building the model makes NumPy silent about overflow and invalid numbers",
-    check="global_state",
-    category="state",
-    evidence=_changed(np.geterr),
+@process_fault(
+    RESNET12, "Building the model makes NumPy silent about overflow and invalid numbers", evidence=changes(np.geterr)
 )
 def numpy_silenced(model: Any) -> nn.Module:
     np.seterr(all="ignore")
@@ -209,12 +179,10 @@ def _deaf(number: int, frame: Any) -> None:
     """Does nothing about an interrupt."""
 
 
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model installs a handler that ignores interrupts",
-    check="global_state",
-    category="state",
-    evidence=_changed(lambda: signal.getsignal(signal.SIGINT)),
+    evidence=changes(lambda: signal.getsignal(signal.SIGINT)),
 )
 def interrupts_ignored(model: Any) -> nn.Module:
     signal.signal(signal.SIGINT, _deaf)  # SIG_IGN is what a process in the background may have already

@@ -9,30 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import around, forward_of, method_of
-from harness.mutants.probe import after_steps, repeated_call, statistics, train_output
-from harness.mutants.variant import become, mutant, of_type
+from harness.mutants.operators import around, forward_of, method_of, with_settings
+from harness.mutants.probe import after_steps, repeated_call, train_output
+from harness.mutants.variant import become, mutant, random_fault, statistics_fault
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
-@mutant(RESNET12, "BatchNorm's momentum is 0.01", check="parity_train", category="training", evidence=statistics)
+def normalised_in_parts(norm: nn.BatchNorm2d, x: Tensor, size: int) -> Tensor:
+    """``norm`` of ``x`` where it takes its statistics from ``size`` images at a time, in train mode."""
+    parts = x.split(size) if norm.training else [x]
+    return torch.cat([nn.BatchNorm2d.forward(norm, part) for part in parts])
+
+
+@statistics_fault(RESNET12, "BatchNorm's momentum is 0.01")
 def momentum_0_01(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.momentum = 0.01
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=0.01)
 
 
-@mutant(
+@statistics_fault(
     RESNET12,
     "One BatchNorm has momentum 0.9: TensorFlow's meaning of the word, one minus PyTorch's",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
     issue="https://github.com/Cadene/pretrained-models.pytorch/issues/44",
 )
 def momentum_0_9(model: Any) -> nn.Module:
-    model.stages[3][0].norm1.momentum = 0.9
-    return model
+    return with_settings(model, "stages.3.0.norm1", momentum=0.9)
 
 
 @mutant(
@@ -48,26 +48,12 @@ def stride_on_the_last_1x1(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    RESNET12,
-    "BatchNorm's momentum is None: a plain average over all batches",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
+@statistics_fault(RESNET12, "BatchNorm's momentum is None: a plain average over all batches")
 def momentum_none(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.momentum = None
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=None)
 
 
-@mutant(
-    RESNET12,
-    "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
+@statistics_fault(RESNET12, "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one")
 @forward_of("stages.3.0.norm2")
 def biased_running_variance(self: Any, input: Tensor) -> Tensor:
     if not self.training:
@@ -111,27 +97,12 @@ def norm_left_in_eval_mode(self: Any, mode: bool = True) -> Any:
     return self
 
 
-@mutant(
-    RESNET12,
-    "A BatchNorm never updates its running statistics",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
+@statistics_fault(RESNET12, "A BatchNorm never updates its running statistics")
 @forward_of("stages.1.0.shortcut.1")
 def statistics_never_updated(self: Any, input: Tensor) -> Tensor:
     if not self.training:
         return nn.BatchNorm2d.forward(self, input)
     return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
-
-
-class GhostNorm(nn.BatchNorm2d):
-    """Statistics of each half of the batch."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) < 4:
-            return super().forward(input)
-        return torch.cat([super(GhostNorm, self).forward(half) for half in input.chunk(2)])
 
 
 @mutant(
@@ -141,9 +112,9 @@ class GhostNorm(nn.BatchNorm2d):
     category="training",
     evidence=train_output,
 )
-def statistics_of_half_the_batch(model: Any) -> nn.Module:
-    become(model.stages[2][0].norm1, GhostNorm)
-    return model
+@forward_of("stages.2.0.norm1")
+def statistics_of_half_the_batch(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, len(x) if len(x) < 4 else (len(x) + 1) // 2)
 
 
 class Hardening(nn.BatchNorm2d):
@@ -203,13 +174,7 @@ def stale_weight_in_training(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    RESNET12,
-    "Dropout of one half in front of the head, which no ResNet has",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(RESNET12, "Dropout of one half in front of the head, which no ResNet has")
 @forward_of()
 def dropout_before_the_head(self: Any, x: Tensor) -> Tensor:
     x = self.stages(self.stem(x))

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from harness.mutants.variant import become, instead, mutant
 from suites.transfer.mutants.base_models import FEATURE_EXTRACTION, GRADUAL_UNFREEZING, LP_FT
-from suites.transfer.mutants.probe import acceptance, memory, reloaded, training
+from suites.transfer.mutants.probe import acceptance, memory, reloaded, training, training_fault
 
 
 def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
@@ -21,12 +21,10 @@ def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
             module._forward_pre_hooks.clear()
 
 
-@mutant(
+@training_fault(
     FEATURE_EXTRACTION,
     "The parameters are frozen, BatchNorm's running statistics are not",
     check="frozen",
-    category="training",
-    evidence=training,
     issue="https://github.com/pytorch/pytorch/issues/86590",
 )
 def statistics_follow_the_batch(tuning: Any) -> Any:
@@ -34,12 +32,10 @@ def statistics_follow_the_batch(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
+@training_fault(
     FEATURE_EXTRACTION,
     "The backbone is put in eval mode once, and the next train() undoes it",
     check="frozen",
-    category="training",
-    evidence=training,
     issue="https://github.com/poppinace/indexnet_matting/issues/35",
 )
 def eval_mode_once(tuning: Any) -> Any:
@@ -48,12 +44,10 @@ def eval_mode_once(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
+@training_fault(
     FEATURE_EXTRACTION,
     "BatchNorm is held in eval mode, the frozen backbone's dropout still drops",
     check="frozen_features",
-    category="training",
-    evidence=training,
 )
 def dropout_stays(tuning: Any) -> Any:
     release(tuning.model, nn.Dropout)
@@ -92,13 +86,7 @@ def weight_decay_on_the_frozen(
     return made
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The last norm before the head trains too",
-    check="groups",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "The last norm before the head trains too", check="groups")
 def last_norm_trains(tuning: Any) -> Any:
     norms = [m for m in tuning.model.modules() if isinstance(m, nn.BatchNorm2d | nn.LayerNorm)]
     norms[-1].requires_grad_(True)
@@ -106,7 +94,7 @@ def last_norm_trains(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(FEATURE_EXTRACTION, "The head is frozen as well", check="groups", category="training", evidence=training)
+@training_fault(FEATURE_EXTRACTION, "The head is frozen as well", check="groups")
 def head_frozen(tuning: Any) -> Any:
     tuning.model.get_submodule(tuning.head).bias.requires_grad_(False)
     return tuning
@@ -127,25 +115,13 @@ def optimizer_of_a_copy(
     return made
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The head's weights are drawn anew",
-    check="starts_from_given",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "The head's weights are drawn anew", check="starts_from_given")
 def head_drawn_anew(tuning: Any) -> Any:
     tuning.model.get_submodule(tuning.head).reset_parameters()
     return tuning
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "BatchNorm's statistics are reset to those of no data",
-    check="starts_from_given",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "BatchNorm's statistics are reset to those of no data", check="starts_from_given")
 def statistics_reset(tuning: Any) -> Any:
     for module in tuning.model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -203,9 +179,7 @@ def momentum_not_saved(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING, "Layers are unfrozen from the input up", check="phases", category="training", evidence=training
-)
+@training_fault(GRADUAL_UNFREEZING, "Layers are unfrozen from the input up", check="phases")
 def from_the_input_up(tuning: Any) -> Any:
     layers = [b - a for a, b in zip([frozenset(), *tuning.phases], tuning.phases, strict=False)]
     head, *others = layers
@@ -214,31 +188,21 @@ def from_the_input_up(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(GRADUAL_UNFREEZING, "The first layer is never unfrozen", check="phases", category="training", evidence=training)
+@training_fault(GRADUAL_UNFREEZING, "The first layer is never unfrozen", check="phases")
 def never_the_first(tuning: Any) -> Any:
     tuning.phases.pop()
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING,
-    "A layer is frozen again when the next one is unfrozen",
-    check="phases",
-    category="training",
-    evidence=training,
-)
+@training_fault(GRADUAL_UNFREEZING, "A layer is frozen again when the next one is unfrozen", check="phases")
 def one_layer_at_a_time(tuning: Any) -> Any:
     head = tuning.phases[0]
     tuning.phases = [head, *(head | (b - a) for a, b in zip(tuning.phases, tuning.phases[1:], strict=False))]
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING,
-    "BatchNorm's statistics in layers that are still frozen follow the batch",
-    check="frozen",
-    category="training",
-    evidence=training,
+@training_fault(
+    GRADUAL_UNFREEZING, "BatchNorm's statistics in layers that are still frozen follow the batch", check="frozen"
 )
 def statistics_before_their_turn(tuning: Any) -> Any:
     enter = tuning.enter
@@ -289,14 +253,14 @@ def back_to_the_start(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(LP_FT, "Everything trains from the start", check="phases", category="training", evidence=training)
+@training_fault(LP_FT, "Everything trains from the start", check="phases")
 def no_probe(tuning: Any) -> Any:
     tuning.phases[0] = tuning.phases[1]
     tuning.enter(0)
     return tuning
 
 
-@mutant(LP_FT, "The head is frozen while the backbone trains", check="phases", category="training", evidence=training)
+@training_fault(LP_FT, "The head is frozen while the backbone trains", check="phases")
 def head_left_behind(tuning: Any) -> Any:
     tuning.phases[1] -= tuning.phases[0]
     return tuning

@@ -9,11 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of, method_of
-from harness.mutants.probe import parameters
-from harness.mutants.variant import mutant, of_type, replaced
+from harness.mutants.operators import forward_of, method_of, with_settings
+from harness.mutants.variant import mutant, parameters_fault, replaced
 from suites.vit.model import SelfAttention
 from suites.vit.mutants.base_models import VIT
+
+
+def joined(attention: Any, mixed: Tensor) -> Tensor:
+    """(batch, heads, tokens, width of a head) -> (batch, tokens, width): the heads side by side, projected."""
+    out: Tensor = attention.project(mixed.transpose(1, 2).flatten(2))
+    return out
+
+
+def fused(attention: Any, x: Tensor, **settings: Any) -> Tensor:
+    """torch's fused attention with other settings."""
+    query, key, value = attention.split(x)
+    return joined(attention, F.scaled_dot_product_attention(query, key, value, **settings))
 
 
 class Written(SelfAttention):
@@ -36,8 +47,7 @@ class Written(SelfAttention):
 @mutant(VIT, "One layer has a causal mask", check="attention")
 @forward_of("layers.2.attention")
 def causal_mask_in_one_layer(self: Any, x: Tensor) -> Tensor:
-    mixed = F.scaled_dot_product_attention(*self.split(x), is_causal=True)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return fused(self, x, is_causal=True)
 
 
 @mutant(VIT, "No token attends to itself", check="attention")
@@ -52,8 +62,7 @@ def diagonal_masked(self: Any, scores: Tensor) -> Tensor:
 def class_token_hidden(self: Any, x: Tensor) -> Tensor:
     mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
     mask[1:, 0] = False
-    mixed = F.scaled_dot_product_attention(*self.split(x), attn_mask=mask)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return fused(self, x, attn_mask=mask)
 
 
 @mutant(VIT, "A bias on the distance of tokens is added to the scores", check="patch_order")
@@ -66,16 +75,13 @@ def distance_bias(self: Any, query: Tensor, key: Tensor) -> Tensor:
 
 @mutant(VIT, "Two heads in place of four", check="attention")
 def half_the_heads(model: Any) -> nn.Module:
-    for _, attention in of_type(model, SelfAttention):
-        attention.heads = 2
-    return model
+    return with_settings(model, SelfAttention, heads=2)
 
 
 @mutant(VIT, "The scores are not scaled", check="parity_eval")
 @forward_of(SelfAttention)
 def scores_not_scaled(self: Any, x: Tensor) -> Tensor:
-    mixed = F.scaled_dot_product_attention(*self.split(x), scale=1.0)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return fused(self, x, scale=1.0)
 
 
 @mutant(VIT, "The scores are scaled by the model's width, not by the head's", check="parity_eval")
@@ -88,8 +94,7 @@ def scores_scaled_by_the_width(self: Any, query: Tensor, key: Tensor) -> Tensor:
 @forward_of("layers.3.attention")
 def scores_scaled_twice(self: Any, x: Tensor) -> Tensor:
     query, key, value = self.split(x)
-    mixed = F.scaled_dot_product_attention(query / math.sqrt(query.shape[-1]), key, value)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return joined(self, F.scaled_dot_product_attention(query / math.sqrt(query.shape[-1]), key, value))
 
 
 @mutant(VIT, "The softmax runs over the queries", check="parity_eval")
@@ -127,23 +132,22 @@ def heads_joined_without_transpose(self: Any, mixed: Tensor, shape: torch.Size) 
 @forward_of("layers.2.attention")
 def keys_for_values(self: Any, x: Tensor) -> Tensor:
     query, key, _ = self.split(x)
-    mixed = F.scaled_dot_product_attention(query, key, key)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return joined(self, F.scaled_dot_product_attention(query, key, key))
 
 
-@mutant(VIT, "The attention's output projection has no bias", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "The attention's output projection has no bias")
 def projection_without_bias(model: Any) -> nn.Module:
     return replaced(model, "layers.0.attention.project", nn.Linear(64, 64, bias=False))
 
 
-@mutant(VIT, "Queries, keys and values have no bias", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "Queries, keys and values have no bias")
 def qkv_without_bias(model: Any) -> nn.Module:
     for index in range(4):
         replaced(model, f"layers.{index}.attention.qkv", nn.Linear(64, 192, bias=False))
     return model
 
 
-@mutant(VIT, "A layer's attention has no output projection", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "A layer's attention has no output projection")
 def no_output_projection(model: Any) -> nn.Module:
     return replaced(model, "layers.3.attention.project", nn.Identity())
 

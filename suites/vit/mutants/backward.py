@@ -14,21 +14,21 @@ from harness.mutants.probe import (
     Pair,
     alone,
     difference,
-    gradient,
 )
-from harness.mutants.variant import become, mutant
+from harness.mutants.variant import become, gradient_fault, mutant
 from suites.vit.model import VisionTransformer
+from suites.vit.mutants.attention import joined
 from suites.vit.mutants.base_models import VIT
 from suites.vit.mutants.tokens import Tokens
 
 
-@mutant(VIT, "Position embeddings are detached", check="gradients", category="gradient", evidence=gradient)
+@gradient_fault(VIT, "Position embeddings are detached", check="gradients")
 @method_of("embed", kind=Tokens)
 def detached_positions(self: Any, images: Tensor) -> Tensor:
     return torch.cat((self.token(images), self.patches(images)), 1) + self.position_embedding.detach()
 
 
-@mutant(VIT, "The class token is detached", check="gradients", category="gradient", evidence=gradient)
+@gradient_fault(VIT, "The class token is detached", check="gradients")
 @method_of("embed", kind=Tokens)
 def detached_class_token(self: Any, images: Tensor) -> Tensor:
     return torch.cat((self.token(images).detach(), self.patches(images)), 1) + self.position_embedding
@@ -45,26 +45,19 @@ class FrozenPatches(Tokens):
         return torch.cat((self.token(images), self.patches(images)), 1) + self.position_embedding
 
 
-@mutant(
-    VIT,
-    "Nine tenths of the patch embedding's gradient are stopped",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(VIT, "Nine tenths of the patch embedding's gradient are stopped", check="gradcheck")
 def patch_gradient_reduced(model: Any) -> nn.Module:
     return become(model, FrozenPatches)
 
 
-@mutant(VIT, "Keys are detached in one layer", check="gradcheck", category="gradient", evidence=gradient)
+@gradient_fault(VIT, "Keys are detached in one layer", check="gradcheck")
 @forward_of("layers.1.attention")
 def keys_detached(self: Any, x: Tensor) -> Tensor:
     query, key, value = self.split(x)
-    mixed = F.scaled_dot_product_attention(query, key.detach(), value)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return joined(self, F.scaled_dot_product_attention(query, key.detach(), value))
 
 
-@mutant(VIT, "The shortcut around attention is detached", check="skip_gradient", category="gradient", evidence=gradient)
+@gradient_fault(VIT, "The shortcut around attention is detached", check="skip_gradient")
 @forward_of("layers.2")
 def shortcut_detached(self: Any, x: Tensor) -> Tensor:
     x = x.detach() + self.dropout(self.attention(self.norm1(x)))

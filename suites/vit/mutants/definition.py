@@ -8,18 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import forward_of, layer_at, method_of
-from harness.mutants.probe import parameters
-from harness.mutants.variant import become, mutant, of_type, replaced
+from harness.mutants.operators import forward_of, layer_at, method_of, with_settings
+from harness.mutants.variant import become, mutant, of_type, parameters_fault, replaced
 from suites.vit.model import EncoderLayer, VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
 
 @mutant(VIT, "The tanh approximation of GELU", check="parity_eval")
 def tanh_gelu(model: Any) -> nn.Module:
-    for _, gelu in of_type(model, nn.GELU):
-        gelu.approximate = "tanh"
-    return model
+    return with_settings(model, nn.GELU, approximate="tanh")
 
 
 @mutant(VIT, "ReLU in the perceptrons, as nn.TransformerEncoderLayer has by default", check="parity_eval")
@@ -42,15 +39,12 @@ def quick_gelu(self: Any, x: Tensor) -> Tensor:
     issue="https://github.com/huggingface/transformers/issues/18137",
 )
 def layer_norm_eps_1e_5(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.LayerNorm):
-        norm.eps = 1e-5
-    return model
+    return with_settings(model, nn.LayerNorm, eps=1e-5)
 
 
 @mutant(VIT, "Only the final LayerNorm has eps 1e-5", check="parity_eval")
 def final_norm_eps_1e_5(model: Any) -> nn.Module:
-    model.norm.eps = 1e-5
-    return model
+    return with_settings(model, "norm", eps=1e-5)
 
 
 @mutant(VIT, "A handwritten LayerNorm adds eps to the deviation", check="parity_eval")
@@ -118,18 +112,18 @@ def second_norm_unused(self: Any, x: Tensor) -> Tensor:
     return x + self.mlp(self.norm1(x))
 
 
-@mutant(VIT, "There is no final norm: as freshly built hardly anything shows", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "There is no final norm: as freshly built hardly anything shows")
 def no_final_norm(model: Any) -> nn.Module:
     return replaced(model, "norm", nn.Identity())
 
 
-@mutant(VIT, "The perceptrons widen twice, not four times", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "The perceptrons widen twice, not four times")
 def narrow_perceptron(model: Any) -> nn.Module:
     replaced(model, "layers.0.mlp.0", nn.Linear(64, 128))
     return replaced(model, "layers.0.mlp.3", nn.Linear(128, 64))
 
 
-@mutant(VIT, "All layers are one (ALBERT's sharing)", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "All layers are one (ALBERT's sharing)")
 def layers_share_weights(model: Any) -> nn.Module:
     model.layers = nn.Sequential(*[model.layers[0]] * 4)
     return model
@@ -145,7 +139,7 @@ class LayerScale(EncoderLayer):
         return x + self.scale * self.mlp(self.norm2(x))
 
 
-@mutant(VIT, "Branches have a learnt scale, as in CaiT and DINOv2", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "Branches have a learnt scale, as in CaiT and DINOv2")
 def layer_scale(model: Any) -> nn.Module:
     for _, layer in of_type(model, EncoderLayer):
         become(layer, LayerScale)
@@ -172,7 +166,7 @@ def tanh_before_the_head(self: Any, x: Tensor) -> Tensor:
     return self.head(torch.tanh(self.norm(self.layers(self.embed(x)))[:, 0]))
 
 
-@mutant(VIT, "The patch embedding has no bias", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "The patch embedding has no bias")
 def patch_embedding_without_bias(model: Any) -> nn.Module:
     return replaced(model, "patch_embedding", nn.Conv2d(model.in_channels, 64, 8, stride=8, bias=False))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.mutants.operators import around, forward_of
 from harness.mutants.probe import Pair, difference, forward, tensors
 from harness.mutants.variant import become, mutant, of_type
+from suites.vit.mutants.attention import joined
 from suites.vit.mutants.base_models import VIT
 
 
@@ -40,7 +41,7 @@ def softmax_in_float16(self: Any, x: Tensor) -> Tensor:
     query, key, value = self.split(x)
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     weights = torch.softmax(scores.half(), -1).to(x.dtype)
-    return self.project((weights @ value).transpose(1, 2).reshape(x.shape))
+    return joined(self, weights @ value)
 
 
 @mutant(

@@ -21,7 +21,7 @@ from harness.mutants.probe import (
     repeated_call,
     reseeds,
 )
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.variant import Around, become, mutant, process_fault
 from suites.vit.model import VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
@@ -135,11 +135,9 @@ class LastLayerUnused(VisionTransformer):
         return self.head(self.norm(self.layers[:-1](self.embed(x)))[:, 0])
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model seeds Python's generator and NumPy's (a seed_everything left in the constructor)",
-    check="global_state",
-    category="state",
     evidence=reseeds(random.seed, random.random),
 )
 def seeds_python_when_built(model: Any) -> nn.Module:
@@ -148,13 +146,7 @@ def seeds_python_when_built(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "Building the model makes float64 the default",
-    check="global_state",
-    category="state",
-    evidence=changes(torch.get_default_dtype),
-)
+@process_fault(VIT, "Building the model makes float64 the default", evidence=changes(torch.get_default_dtype))
 def default_dtype_changed(model: Any) -> nn.Module:
     torch.set_default_dtype(torch.float64)
     return model
@@ -165,13 +157,7 @@ def _gradients_after(pair: Pair) -> float:
     return float(not torch.is_grad_enabled())
 
 
-@mutant(
-    VIT,
-    "A call in eval mode switches gradients off for the whole process",
-    check="global_state",
-    category="state",
-    evidence=_gradients_after,
-)
+@process_fault(VIT, "A call in eval mode switches gradients off for the whole process", evidence=_gradients_after)
 @around
 def gradients_left_off(self: Any, x: Tensor) -> Any:
     if not self.training:
@@ -179,11 +165,9 @@ def gradients_left_off(self: Any, x: Tensor) -> Any:
     return self.net(x)
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model puts tanh-GELU in the place of torch's GELU, for its references too",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: F.gelu),
 )
 def gelu_replaced(model: Any) -> nn.Module:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.operators import method_of
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    changes,
-    parameters,
-    reloaded,
-)
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.operators import loading_leniently, method_of
+from harness.mutants.probe import CLASSES, Pair, accepts, changes, reloaded
+from harness.mutants.variant import Around, become, mutant, parameters_fault, process_fault, saving_fault
 from suites.vit.model import SelfAttention, VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
@@ -34,13 +27,7 @@ class RandomScale(Around):
         return self.scale * self.net(x)
 
 
-@mutant(
-    VIT,
-    "The logits are scaled by a number drawn at construction that is no buffer",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=reloaded,
-)
+@saving_fault(VIT, "The logits are scaled by a number drawn at construction that is no buffer", evidence=reloaded)
 def random_constant_not_saved(model: Any) -> nn.Module:
     return RandomScale(model)
 
@@ -57,12 +44,8 @@ class OneByOne:
         return x
 
 
-@mutant(
-    VIT,
-    "The encoder layers are in a plain Python list, so nobody trains, moves or saves them",
-    check="parameters",
-    category="state",
-    evidence=parameters,
+@parameters_fault(
+    VIT, "The encoder layers are in a plain Python list, so nobody trains, moves or saves them", category="state"
 )
 def layers_not_registered(model: Any) -> nn.Module:
     layers = list(model.layers)
@@ -71,13 +54,7 @@ def layers_not_registered(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "The class token is a buffer, so it never learns",
-    check="parameters",
-    category="state",
-    evidence=parameters,
-)
+@parameters_fault(VIT, "The class token is a buffer, so it never learns", category="state")
 def class_token_is_a_buffer(model: Any) -> nn.Module:
     token = model.class_token.detach()
     del model.class_token
@@ -123,33 +100,13 @@ def constant_of_the_first_call(model: Any) -> nn.Module:
     return model
 
 
-class Lenient(VisionTransformer):
-    """Loads whatever it is given."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken_without_a_key(pair: Pair) -> float:
-    model = pair.faulty(CLASSES)
-    state = dict(model.state_dict())
-    state.pop("head.weight")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:
-        return 0.0
-    return 1.0
-
-
-@mutant(
+@saving_fault(
     VIT,
     "load_state_dict is never strict: weights with missing or misspelt names are taken without a word",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=_taken_without_a_key,
+    evidence=accepts(lambda own: {n: t for n, t in own.items() if n != "head.weight"}),
 )
 def lenient_loading(model: Any) -> nn.Module:
-    return become(model, Lenient)
+    return loading_leniently(model)
 
 
 def _refused_elsewhere(pair: Pair) -> float:
@@ -177,23 +134,15 @@ def tensor_made_on_the_cpu(self: Any, images: Tensor) -> Tensor:
     return tokens + torch.zeros(1, tokens.shape[1], 1, dtype=tokens.dtype, device="cpu")
 
 
-@mutant(
-    VIT,
-    "Building the model switches the cyclic garbage collector off",
-    check="global_state",
-    category="state",
-    evidence=changes(gc.isenabled),
-)
+@process_fault(VIT, "Building the model switches the cyclic garbage collector off", evidence=changes(gc.isenabled))
 def garbage_kept(model: Any) -> nn.Module:
     gc.disable()
     return nn.Module.train(model)
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model registers a hook on every module of the process",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: len(torch.nn.modules.module._global_forward_hooks)),
 )
 def hook_on_everything(model: Any) -> nn.Module:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.mutants.operators import forward_of, method_of
-from harness.mutants.probe import parameters
-from harness.mutants.variant import become, mutant
+from harness.mutants.variant import become, mutant, parameters_fault
 from suites.vit.model import VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
@@ -109,7 +108,7 @@ def positions_added_twice(self: Any, x: Tensor) -> Tensor:
     return self.head(self.norm(self.layers[-1](tokens))[:, 0])
 
 
-@mutant(VIT, "Positions are fixed sines in a buffer, not learnt", check="parameters", evidence=parameters)
+@parameters_fault(VIT, "Positions are fixed sines in a buffer, not learnt")
 def fixed_positions(model: Any) -> nn.Module:
     _, tokens, width = model.position_embedding.shape
     angles = torch.arange(tokens)[:, None] * 10_000.0 ** (-torch.arange(width)[None] / width)

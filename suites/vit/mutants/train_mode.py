@@ -6,20 +6,14 @@ import random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.checks.initialisation import filled_with_nan
-from harness.mutants.operators import around, forward_of, method_of
-from harness.mutants.probe import (
-    Pair,
-    difference,
-    forward,
-    train_gradient,
-    train_output,
-)
-from harness.mutants.variant import mutant, of_type
+from harness.mutants.operators import around, forward_of, method_of, with_settings
+from harness.mutants.probe import Pair, train_gradient, train_output, trained_at
+from harness.mutants.variant import mutant, of_type, random_fault, start_fault
 from suites.vit.model import VisionTransformer
+from suites.vit.mutants.attention import fused
 from suites.vit.mutants.base_models import VIT
 
 
@@ -27,11 +21,9 @@ def _narrowest(model: nn.Module) -> float:
     return float(min(layer.weight.detach().std() for _, layer in of_type(model, nn.Linear) if bool(layer.weight.any())))
 
 
-@mutant(
+@start_fault(
     VIT,
     "The deviation 1e-6 that belongs to the perceptrons' biases lands on their weights",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: 1 - _narrowest(pair.faulty(10)) / _narrowest(pair.correct(10)),
 )
 def weights_start_as_biases(model: Any) -> nn.Module:
@@ -51,29 +43,18 @@ def weights_start_as_biases(model: Any) -> nn.Module:
 @forward_of("layers.0.attention")
 def attention_dropout_in_eval_mode(self: Any, x: Tensor) -> Tensor:
     """F.scaled_dot_product_attention drops in eval mode too: it knows no mode."""
-    mixed = F.scaled_dot_product_attention(*self.split(x), dropout_p=0.1)
-    return self.project(mixed.transpose(1, 2).reshape(x.shape))
+    return fused(self, x, dropout_p=0.1)
 
 
-@mutant(
-    VIT,
-    "In train mode the images are jittered from Python's generator, which torch.manual_seed does not govern",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
+@random_fault(
+    VIT, "In train mode the images are jittered from Python's generator, which torch.manual_seed does not govern"
 )
 @around
 def python_noise_in_training(self: Any, x: Tensor) -> Any:
     return self.net(x * (1 + 0.1 * random.random()) if self.training else x)
 
 
-@mutant(
-    VIT,
-    "In train mode Gaussian noise is added to the images",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(VIT, "In train mode Gaussian noise is added to the images")
 @around
 def gaussian_noise_in_training(self: Any, x: Tensor) -> Any:
     return self.net(x + 0.05 * torch.randn_like(x) if self.training else x)
@@ -92,17 +73,12 @@ def late_patches_dropped_in_training(self: Any, images: Tensor) -> Tensor:
     return tokens[:, :13] if self.training else tokens
 
 
-def _unrecorded(pair: Pair) -> float:
-    outs = [forward(model.train(), pair.images()) for model in pair.filled()]
-    return difference(outs[1], outs[0])
-
-
 @mutant(
     VIT,
     "In train mode under no_grad the last norm is left out",
     check="parity_train",
     category="training",
-    evidence=_unrecorded,
+    evidence=trained_at(4),
 )
 @forward_of()
 def other_network_without_gradients(self: Any, x: Tensor) -> Tensor:
@@ -111,13 +87,13 @@ def other_network_without_gradients(self: Any, x: Tensor) -> Tensor:
     return VisionTransformer.forward(self, x)
 
 
-@mutant(VIT, "Dropout acts on the logits", check="stochastic", category="stochastic", evidence=train_output)
+@random_fault(VIT, "Dropout acts on the logits")
 @around
 def dropout_on_the_logits(self: Any, x: Tensor) -> Any:
     return nn.functional.dropout(self.net(x), 0.5, self.training)
 
 
-@mutant(VIT, "Dropout acts on the images' pixels", check="stochastic", category="stochastic", evidence=train_output)
+@random_fault(VIT, "Dropout acts on the images' pixels")
 @around
 def dropout_on_the_images(self: Any, x: Tensor) -> Any:
     return self.net(nn.functional.dropout(x, 0.9, self.training))
@@ -143,18 +119,9 @@ def dropout_by_hand_unscaled(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "Half of everything is dropped in training as it is built by default; published is a tenth at most",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(VIT, "Half of everything is dropped in training as it is built by default; published is a tenth at most")
 def dropout_of_a_half(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.5
-    return nn.Module.train(model)
+    return with_settings(model, nn.Dropout, p=0.5)
 
 
 def _uninitialised(pair: Pair) -> float:
@@ -162,11 +129,9 @@ def _uninitialised(pair: Pair) -> float:
         return float(sum(not bool(p.isfinite().all()) for p in pair.faulty(10).parameters()))
 
 
-@mutant(
+@start_fault(
     VIT,
     "The position embedding is torch.empty and never given values: it starts with what was in memory",
-    check="initialisation",
-    category="initialisation",
     evidence=_uninitialised,
 )
 def positions_never_drawn(model: Any) -> nn.Module:
