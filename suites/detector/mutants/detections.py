@@ -14,10 +14,9 @@ from harness.mutants.variant import become, mutant
 from suites.detector.model.faster_rcnn import Detector
 from suites.detector.model.roi_heads import SMALLEST, BoxHeads
 from suites.detector.model.rpn import RegionProposals
-from suites.detector.mutants.probe import DETECTOR, detections, images
+from suites.detector.mutants.probe import DETECTOR, PADDED, detections, images
 
 Targets = Sequence[dict[str, Tensor]]
-PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
 
 
 @mutant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.mutants.operators import forward_of
-from harness.mutants.probe import Pair, difference
+from harness.mutants.probe import Evidence, Pair, difference
 from harness.mutants.variant import become, instead, mutant
 from suites.detector.model.box_coder import BoxCoder
 from suites.detector.model.faster_rcnn import Detector
@@ -108,14 +108,10 @@ class Uncut(BoxCoder):
         return boxes
 
 
-def _decoded(part: str) -> Callable[[Pair], float]:
-    def measure(pair: Pair) -> float:
-        anchors = torch.tensor([[10.0, 10.0, 30.0, 20.0]], dtype=torch.float64)
-        offsets = torch.full((1, 4), 30.0, dtype=torch.float64)
-        coders: list[Any] = [model.get_submodule(part).coder for model in evidence.pair_of(pair)]
-        return difference(coders[1].decode(offsets, anchors), coders[0].decode(offsets, anchors))
-
-    return measure
+def _decoded(part: str) -> Evidence:
+    anchors = torch.tensor([[10.0, 10.0, 30.0, 20.0]], dtype=torch.float64)
+    offsets = torch.full((1, 4), 30.0, dtype=torch.float64)
+    return evidence.both(lambda model: model.get_submodule(part).coder.decode(offsets, anchors))
 
 
 @mutant(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from harness.mutants.operators import forward_of, method_of
-from harness.mutants.probe import Pair, difference
+from harness.mutants.probe import Pair
 from harness.mutants.variant import become, mutant
 from suites.detector.model import roi_heads as own_heads
 from suites.detector.model.anchors import STRIDES, AnchorGenerator
@@ -21,10 +21,9 @@ from suites.detector.model.fpn import FeaturePyramid
 from suites.detector.model.roi_heads import BoxHeads
 from suites.detector.model.transform import Batcher
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR, detections, images, pair_of
+from suites.detector.mutants.probe import DETECTOR, PADDED, both, detections, images, pair_of
 
 Targets = Sequence[dict[str, Tensor]]
-PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
 
 
 def not_padded(pair: Pair) -> float:
@@ -35,13 +34,14 @@ def not_padded(pair: Pair) -> float:
         return 1.0
 
 
-def large_boxes(pair: Pair) -> float:
-    """Of what is read for boxes of 100, 300 and 480 px."""
+@both
+def large_boxes(model: Any) -> Tensor:
+    """What is read for boxes of 100, 300 and 480 px."""
     boxes = torch.tensor([[4.0, 6.0, 4.0 + side, 6.0 + side] for side in (100, 300, 480)], dtype=torch.float64)
     generator = torch.Generator().manual_seed(4)
     levels = [torch.randn(1, 16, 512 // s, 512 // s, generator=generator, dtype=torch.float64) for s in STRIDES[:3]]
-    ours, theirs = (m.roi_heads.pooled(levels, [boxes]) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
+    read: Tensor = model.roi_heads.pooled(levels, [boxes])
+    return read
 
 
 @mutant(
@@ -154,12 +154,12 @@ class Uncut(BoxCoder):
         return torch.where(wide, torch.cat([middle - 1e4, middle + 1e4], dim=-1), cut)
 
 
-def with_large_offsets(pair: Pair) -> float:
-    """Of the boxes decoded from an offset of ten."""
+@both
+def with_large_offsets(model: Any) -> Tensor:
+    """The box decoded from an offset of ten."""
     anchors = torch.tensor([[10.0, 10.0, 20.0, 20.0]], dtype=torch.float64)
-    offsets = torch.tensor([[0.0, 0.0, 50.0, 1.0]], dtype=torch.float64)
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
+    decoded: Tensor = model.roi_heads.coder.decode(torch.tensor([[0.0, 0.0, 50.0, 1.0]]).double(), anchors)
+    return decoded
 
 
 @mutant(
@@ -189,12 +189,12 @@ class HalfCoder(BoxCoder):
         return super().decode(offsets, anchors).to(offsets.dtype).to(anchors.dtype)
 
 
-def half_boxes(pair: Pair) -> float:
-    """Of boxes decoded from bfloat16 offsets."""
-    anchors = torch.tensor([[1000.0, 10.0, 1021.0, 37.0]])
+@both
+def half_boxes(model: Any) -> Tensor:
+    """The box decoded from bfloat16 offsets."""
     offsets = torch.tensor([[0.3, 0.1, 0.2, 0.1]]).bfloat16()
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
+    decoded: Tensor = model.roi_heads.coder.decode(offsets, torch.tensor([[1000.0, 10.0, 1021.0, 37.0]]))
+    return decoded
 
 
 @mutant(

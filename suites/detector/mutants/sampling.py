@@ -11,22 +11,11 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 
 from harness.mutants.operators import method_of
-from harness.mutants.probe import Pair, difference
 from harness.mutants.variant import become, mutant
 from suites.detector.model.matcher import Matcher, Sampler
 from suites.detector.model.rpn import ProposalCounts, RegionProposals
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR
-
-
-def both(measure: Callable[[Any], Tensor]) -> Callable[[Pair], float]:
-    """Of what ``measure`` gives for both; one where shapes differ."""
-
-    def measured(pair: Pair) -> float:
-        correct, faulty = (measure(model).double() for model in evidence.pair_of(pair))
-        return difference(faulty, correct)
-
-    return measured
+from suites.detector.mutants.probe import DETECTOR, both
 
 
 def _apart(count: int, shift: float = 0.0) -> Tensor:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from harness.mutants.operators import clearing_gradients, forward_of, loading_leniently
-from harness.mutants.probe import Pair, accepts, clears, reseeds
+from harness.mutants.probe import Pair
+from harness.mutants.state_probe import accepts, clears, reseeds
 from harness.mutants.variant import become, mutant, of_type
 from suites.detector.model.anchors import AnchorGenerator
 from suites.detector.model.box_coder import BoxCoder
 from suites.detector.model.faster_rcnn import Detector
 from suites.detector.model.matcher import Sampler
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR
-from suites.detector.mutants.sampling import both, repeats
+from suites.detector.mutants.probe import DETECTOR, both
+from suites.detector.mutants.sampling import repeats
 
 
 class Reseeded(Sampler):

@@ -11,16 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import misc
 
 from harness.mutants.operators import around, layer_at, method_of
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    changes,
-    difference,
-    forward,
-    output,
-    reloaded,
-    reseeds,
-)
+from harness.mutants.probe import CLASSES, Pair, difference, forward, output
+from harness.mutants.state_probe import changes, reloaded, reseeds
 from harness.mutants.variant import Around, become, mutant, of_type, process_fault, saving_fault
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET

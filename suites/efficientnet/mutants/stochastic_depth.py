@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import forward_of, method_of, with_settings
-from harness.mutants.probe import Pair, repeated_call, train_output
+from harness.mutants.probe import Pair, train_output
+from harness.mutants.state_probe import repeated_call
 from harness.mutants.variant import become, mutant, of_type, random_fault
 from suites.efficientnet.model import MBConv, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET

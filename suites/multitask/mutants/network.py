@@ -16,7 +16,8 @@ from harness.mutants.operators import (
     method_of,
     with_settings,
 )
-from harness.mutants.probe import Pair, accepts, changes, clears
+from harness.mutants.probe import Pair
+from harness.mutants.state_probe import accepts, changes, clears
 from harness.mutants.variant import instead, mutant, replaced
 from suites.multitask.model import MultiTask, Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
@@ -24,7 +25,7 @@ from suites.multitask.mutants.probe import gradients, outputs, sizes
 
 
 class Altered(MultiTask):
-    """The network with a hook for each of its steps."""
+    """The network with a hook for what comes after its heads."""
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
@@ -33,6 +34,12 @@ class Altered(MultiTask):
     def finish(self, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
         """What comes after the heads."""
         return Outputs(classes, box, F.normalize(embedding, dim=1))
+
+
+def answers(net: Any, features: Tensor, *, box: Tensor | None = None, embedding: Tensor | None = None) -> Outputs:
+    """The tasks' outputs where one head may read other features, all of (batch, width)."""
+    for_box, for_embedding = (features if other is None else other for other in (box, embedding))
+    return Outputs(net.classes(features), net.box(for_box), F.normalize(net.embedding(for_embedding), dim=1))
 
 
 @mutant(NETWORK, "The embedding is not normalised", check="embedding_norm", evidence=outputs)
@@ -81,9 +88,10 @@ def box_sees_detached_classes(self: Any, classes: Tensor, box: Tensor, embedding
     evidence=gradients,
 )
 @forward_of(kind=Altered)
+@forward_of()
 def embedding_detached(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
-    return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(features.detach()), dim=1))
+    return answers(self, features, embedding=features.detach())
 
 
 @mutant(NETWORK, "The box head has no bias", check="task_parameters", evidence=sizes)
@@ -142,10 +150,10 @@ def batch_of_one(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> 
 
 @mutant(NETWORK, "The box head reads other features than the class head", check="trunk", evidence=outputs)
 @forward_of(kind=Altered)
+@forward_of()
 def box_of_other_features(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
-    sharper = features * features.abs().sqrt()
-    return Outputs(self.classes(features), self.box(sharper), F.normalize(self.embedding(features), dim=1))
+    return answers(self, features, box=features * features.abs().sqrt())
 
 
 @mutant(
@@ -156,10 +164,10 @@ def box_of_other_features(self: Any, images: Tensor) -> Outputs:
     evidence=outputs,
 )
 @forward_of(kind=Altered)
+@forward_of()
 def dropout_before_the_embedding(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
-    dropped = F.dropout(features, 0.2, self.training)
-    return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
+    return answers(self, features, embedding=F.dropout(features, 0.2, self.training))
 
 
 @mutant(NETWORK, "The features pass through bfloat16", check="trunk", category="precision", evidence=outputs)
@@ -196,10 +204,9 @@ def _of_zeros(pair: Pair) -> float:
     evidence=_of_zeros,
 )
 @forward_of(kind=Altered)
-def embedding_without_guard(self: Any, images: Tensor) -> Outputs:
-    h = self.backbone(images)
-    embedding = self.embedding(h)
-    return Outputs(self.classes(h), self.box(h), embedding / embedding.norm(dim=1, keepdim=True))
+@method_of("finish", kind=Altered)
+def embedding_without_guard(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, embedding / embedding.norm(dim=1, keepdim=True))
 
 
 @instead(
@@ -241,6 +248,6 @@ def _short(pair: Pair) -> float:
     evidence=_short,
 )
 @forward_of(kind=Altered)
-def embedding_guard_too_wide(self: Any, images: Tensor) -> Outputs:
-    h = self.backbone(images)
-    return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1, eps=0.05))
+@method_of("finish", kind=Altered)
+def embedding_guard_too_wide(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, F.normalize(embedding, dim=1, eps=0.05))

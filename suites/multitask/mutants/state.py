@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import forward_of, with_settings
-from harness.mutants.probe import Pair, compared, difference, reseeds, statistics
+from harness.mutants.probe import Pair, compared, difference, statistics
+from harness.mutants.state_probe import reseeds
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
-from suites.multitask.mutants.network import Altered
+from suites.multitask.mutants.network import Altered, answers
 from suites.multitask.mutants.probe import gradients
 
 
@@ -41,8 +42,7 @@ class RemembersFeatures(Altered):
         if images.is_meta or self.training or self.place != images.data_ptr():
             self.place = 0 if images.is_meta else images.data_ptr()
             self.features = self.backbone(images)
-        h = self.features
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1))
+        return answers(self, self.features)
 
 
 def _overwritten(pair: Pair) -> float:
@@ -73,10 +73,10 @@ def features_remembered(model: Any) -> nn.Module:
     evidence=gradients,
 )
 @forward_of(kind=Altered)
+@forward_of()
 def faint_embedding_gradient(self: Any, images: Tensor) -> Outputs:
-    h = self.backbone(images)
-    faint = 0.1 * h + 0.9 * h.detach()
-    return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
+    features = self.backbone(images)
+    return answers(self, features, embedding=0.1 * features + 0.9 * features.detach())
 
 
 @mutant(
@@ -104,13 +104,10 @@ def _stem_gradient(model: Any, pair: Pair) -> Tensor:
     evidence=compared(_stem_gradient),
 )
 @forward_of(kind=Altered)
+@forward_of()
 def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
-    h = self.backbone(images)
-    return Outputs(
-        self.classes(h),
-        self.box(h.detach() if self.training else h),
-        F.normalize(self.embedding(h), dim=1),
-    )
+    features = self.backbone(images)
+    return answers(self, features, box=features.detach() if self.training else features)
 
 
 @mutant(

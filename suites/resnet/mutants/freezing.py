@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import around, clearing_gradients, forward_of, method_of
-from harness.mutants.probe import CLASSES, Pair, clears, compared, forward
+from harness.mutants.probe import CLASSES, Pair, compared, forward
+from harness.mutants.state_probe import clears
 from harness.mutants.variant import become, mutant, of_type
 from suites.resnet.model import ResNet
 from suites.resnet.mutants.base_models import RESNET12

@@ -11,16 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.mutants.operators import CachedByShape, around, forward_of
-from harness.mutants.probe import (
-    Pair,
-    changes,
-    difference,
-    input_change,
-    output,
-    repeated_call,
-    reseeds,
-    second_call,
-)
+from harness.mutants.probe import Pair, difference, output
+from harness.mutants.state_probe import changes, input_change, repeated_call, reseeds, second_call
 from harness.mutants.variant import Around, become, mutant, process_fault, saving_fault
 from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, resnet12

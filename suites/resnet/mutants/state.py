@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import method_of
-from harness.mutants.probe import CLASSES, Pair, accepts, compared, difference, forward, gradients, reloaded
+from harness.mutants.probe import CLASSES, Pair, compared, difference, forward, gradients
+from harness.mutants.state_probe import accepts, reloaded
 from harness.mutants.variant import Around, become, mutant, of_type, saving_fault
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import around, forward_of, method_of, with_settings
-from harness.mutants.probe import after_steps, repeated_call, train_output
+from harness.mutants.probe import after_steps, train_output
+from harness.mutants.state_probe import repeated_call
 from harness.mutants.variant import become, mutant, random_fault, statistics_fault
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,30 @@ def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
     for module in model.modules():
         if isinstance(module, kinds):
             module._forward_pre_hooks.clear()
+
+
+def keep_mode(model: nn.Module, *kinds: type[nn.Module], training: bool, but: nn.Module | None = None) -> None:
+    """Modules of these kinds (not those in ``but``) are in that mode in each pass, whatever train() and eval() say."""
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        module.training = training
+
+    spared = set(but.modules()) if but is not None else set()
+    for module in model.modules():
+        if module not in spared and isinstance(module, kinds):
+            module.register_forward_pre_hook(keep)
+
+
+def on_entering(tuning: Any, change: Callable[[], object]) -> Any:
+    """``tuning`` that makes a change whenever it has entered a phase."""
+    enter = tuning.enter
+
+    def entering(phase: int) -> None:
+        enter(phase)
+        change()
+
+    tuning.enter = entering
+    return tuning
 
 
 @training_fault(
@@ -205,14 +230,7 @@ def one_layer_at_a_time(tuning: Any) -> Any:
     GRADUAL_UNFREEZING, "BatchNorm's statistics in layers that are still frozen follow the batch", check="frozen"
 )
 def statistics_before_their_turn(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        release(tuning.model, nn.BatchNorm2d)
-
-    tuning.enter = entering
-    entering(0)
+    on_entering(tuning, lambda: release(tuning.model, nn.BatchNorm2d)).enter(0)
     return tuning
 
 
@@ -224,15 +242,11 @@ def statistics_before_their_turn(tuning: Any) -> Any:
     evidence=training,
 )
 def optimizer_made_anew(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
+    def renew() -> None:
         old = tuning.optimizer
         tuning.optimizer = type(old)(old.param_groups, **old.defaults)
 
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, renew)
 
 
 @mutant(
@@ -243,14 +257,8 @@ def optimizer_made_anew(tuning: Any) -> Any:
     evidence=training,
 )
 def back_to_the_start(tuning: Any) -> Any:
-    enter, weights = tuning.enter, copy.deepcopy(tuning.model.state_dict())
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        tuning.model.load_state_dict(weights)
-
-    tuning.enter = entering
-    return tuning
+    weights = copy.deepcopy(tuning.model.state_dict())
+    return on_entering(tuning, lambda: tuning.model.load_state_dict(weights))
 
 
 @training_fault(LP_FT, "Everything trains from the start", check="phases")
@@ -274,11 +282,4 @@ def head_left_behind(tuning: Any) -> Any:
     evidence=training,
 )
 def probe_thrown_away(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        nn.init.zeros_(tuning.model.get_submodule(tuning.head).weight)
-
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, lambda: nn.init.zeros_(tuning.model.get_submodule(tuning.head).weight))

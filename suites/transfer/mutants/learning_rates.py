@@ -20,6 +20,7 @@ from suites.transfer.mutants.base_models import (
     LP_FT,
     TWO_LEARNING_RATES,
 )
+from suites.transfer.mutants.freezing import on_entering
 from suites.transfer.mutants.probe import deep, scheduled, training, training_fault
 
 
@@ -31,6 +32,20 @@ def reverse(tuning: Any) -> Any:
     return tuning
 
 
+def in_all_groups(tuning: Any, **settings: float) -> Any:
+    """Give every group these settings."""
+    for group in tuning.optimizer.param_groups:
+        group.update(settings)
+    return tuning
+
+
+def with_two_rates(optimizer: Any, lr: float, head: list[Any], backbone: list[Any]) -> Optimizer:
+    """An optimizer of two groups, of which the backbone's has a tenth of the rate; an empty one is left out."""
+    groups = [{"params": backbone, "lr": lr / 10}, {"params": head, "lr": lr}]
+    made: Optimizer = optimizer([group for group in groups if group["params"]])
+    return made
+
+
 @training_fault(TWO_LEARNING_RATES, "The rates are swapped", check="rates")
 def rates_swapped(tuning: Any) -> Any:
     return reverse(tuning)
@@ -38,9 +53,7 @@ def rates_swapped(tuning: Any) -> Any:
 
 @training_fault(TWO_LEARNING_RATES, "The head trains at the backbone's rate", check="rates")
 def one_rate(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["lr"] = 1e-3
-    return tuning
+    return in_all_groups(tuning, lr=1e-3)
 
 
 @instead(
@@ -52,9 +65,7 @@ def one_rate(tuning: Any) -> Any:
 def head_by_shape(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: Any = torch.optim.AdamW) -> Optimizer:
     sizes = {p.ndim for p in model.get_submodule(head).parameters()}
     own = [p for p in model.parameters() if p.ndim in sizes]
-    rest = [p for p in model.parameters() if p.ndim not in sizes]
-    made: Optimizer = optimizer([{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}])
-    return made
+    return with_two_rates(optimizer, lr, own, [p for p in model.parameters() if p.ndim not in sizes])
 
 
 @instead(
@@ -64,32 +75,23 @@ def head_by_shape(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: A
     evidence=training,
 )
 def head_by_prefix(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: Any = torch.optim.AdamW) -> Optimizer:
-    prefix = head[:2]
-    own = [p for n, p in model.named_parameters() if n.startswith(prefix)]
-    rest = [p for n, p in model.named_parameters() if not n.startswith(prefix)]
-    made: Optimizer = optimizer([{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}])
-    return made
+    own = [p for n, p in model.named_parameters() if n.startswith(head[:2])]
+    return with_two_rates(optimizer, lr, own, [p for n, p in model.named_parameters() if not n.startswith(head[:2])])
 
 
 @training_fault(FULL_FINE_TUNING, "The learning rate that was asked for is ignored", check="learns")
 def rate_ignored(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["lr"] = 1e-3
-    return tuning
+    return in_all_groups(tuning, lr=1e-3)
 
 
 @training_fault(TWO_LEARNING_RATES, "Norms and biases are under weight decay", check="decay_groups")
 def norms_decay(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = max(g["weight_decay"] for g in tuning.optimizer.param_groups)
-    return tuning
+    return in_all_groups(tuning, weight_decay=max(g["weight_decay"] for g in tuning.optimizer.param_groups))
 
 
 @training_fault(TWO_LEARNING_RATES, "The weight decay that was asked for acts on nothing", check="decay_groups")
 def no_decay(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    return tuning
+    return in_all_groups(tuning, weight_decay=0.0)
 
 
 @training_fault(TWO_LEARNING_RATES, "Norms and biases are in no group", check="groups")
@@ -252,9 +254,7 @@ def backbone_faster_after_the_probe(tuning: Any) -> Any:
     FEATURE_EXTRACTION, "The weight decay that was asked for does not act on the head", check="decay_groups"
 )
 def no_decay_of_the_head(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    return tuning
+    return in_all_groups(tuning, weight_decay=0.0)
 
 
 @instead(FULL_FINE_TUNING, "The optimizer that was asked for is ignored", check="learns", evidence=training)
@@ -272,12 +272,10 @@ def optimizer_ignored(
     evidence=scheduled,
 )
 def schedule_thrown_away(tuning: Any) -> Any:
-    enter, rates = tuning.enter, [g["lr"] for g in tuning.optimizer.param_groups]
+    rates = [g["lr"] for g in tuning.optimizer.param_groups]
 
-    def entering(phase: int) -> None:
-        enter(phase)
+    def restart() -> None:
         for group, rate in zip(tuning.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, restart)

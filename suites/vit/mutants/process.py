@@ -12,15 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.mutants.operators import CachedByShape, around, forward_of
-from harness.mutants.probe import (
-    Pair,
-    changes,
-    difference,
-    forward,
-    input_change,
-    repeated_call,
-    reseeds,
-)
+from harness.mutants.probe import Pair, difference, forward
+from harness.mutants.state_probe import changes, input_change, repeated_call, reseeds
 from harness.mutants.variant import Around, become, mutant, process_fault
 from suites.vit.model import VisionTransformer
 from suites.vit.mutants.base_models import VIT

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.mutants.operators import loading_leniently, method_of
-from harness.mutants.probe import CLASSES, Pair, accepts, changes, reloaded
+from harness.mutants.probe import CLASSES, Pair
+from harness.mutants.state_probe import accepts, changes, reloaded
 from harness.mutants.variant import Around, become, mutant, parameters_fault, process_fault, saving_fault
 from suites.vit.model import SelfAttention, VisionTransformer
 from suites.vit.mutants.base_models import VIT
