@@ -87,7 +87,6 @@ def box_sees_detached_classes(self: Any, classes: Tensor, box: Tensor, embedding
     category="gradient",
     evidence=gradients,
 )
-@forward_of(kind=Altered)
 @forward_of()
 def embedding_detached(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
@@ -149,7 +148,6 @@ def batch_of_one(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> 
 
 
 @mutant(NETWORK, "The box head reads other features than the class head", check="trunk", evidence=outputs)
-@forward_of(kind=Altered)
 @forward_of()
 def box_of_other_features(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
@@ -163,7 +161,6 @@ def box_of_other_features(self: Any, images: Tensor) -> Outputs:
     category="stochastic",
     evidence=outputs,
 )
-@forward_of(kind=Altered)
 @forward_of()
 def dropout_before_the_embedding(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
@@ -203,7 +200,6 @@ def _of_zeros(pair: Pair) -> float:
     category="precision",
     evidence=_of_zeros,
 )
-@forward_of(kind=Altered)
 @method_of("finish", kind=Altered)
 def embedding_without_guard(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box, embedding / embedding.norm(dim=1, keepdim=True))
@@ -247,7 +243,6 @@ def _short(pair: Pair) -> float:
     category="precision",
     evidence=_short,
 )
-@forward_of(kind=Altered)
 @method_of("finish", kind=Altered)
 def embedding_guard_too_wide(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
     return Outputs(classes, box, F.normalize(embedding, dim=1, eps=0.05))

@@ -72,7 +72,6 @@ def features_remembered(model: Any) -> nn.Module:
     category="gradient",
     evidence=gradients,
 )
-@forward_of(kind=Altered)
 @forward_of()
 def faint_embedding_gradient(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
@@ -103,7 +102,6 @@ def _stem_gradient(model: Any, pair: Pair) -> Tensor:
     category="training",
     evidence=compared(_stem_gradient),
 )
-@forward_of(kind=Altered)
 @forward_of()
 def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
     features = self.backbone(images)
