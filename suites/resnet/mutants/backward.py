@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import ByItsInput, forward_of, layer_at
+from harness.mutants.operators import ByItsInput, around, forward_of, layer_at
 from harness.mutants.probe import Pair, alone, compared
-from harness.mutants.variant import Around, gradient_fault, mutant, of_type, parameters_fault
+from harness.mutants.variant import gradient_fault, mutant, of_type, parameters_fault
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
@@ -110,25 +110,11 @@ def stem_gradient(pair: Pair, *, layout: torch.memory_format, autocast: bool) ->
     return float(next(faulty.parameters()).grad is None)
 
 
-class CutStem(Around):
-    """Detaches the stem's output under one condition."""
-
-    net: ResNet
-
-    def cut(self, images: Tensor) -> bool:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.net.stem(x)
-        features = features.detach() if self.cut(x) else features
-        return self.net.head(self.net.pool(self.net.stages(features)).flatten(1))
-
-
-class CutUnderAutocast(CutStem):
-    """Under autocast."""
-
-    def cut(self, images: Tensor) -> bool:
-        return torch.is_autocast_enabled("cpu")
+def cut_stem(net: Any, images: Tensor, *, cut: bool) -> Tensor:
+    """The logits of ``net``, whose stem gets no gradient where ``cut`` says so."""
+    features = net.stem(images)
+    logits: Tensor = net.head(net.pool(net.stages(features.detach() if cut else features)).flatten(1))
+    return logits
 
 
 @mutant(
@@ -138,8 +124,9 @@ class CutUnderAutocast(CutStem):
     category="gradient",
     evidence=lambda pair: stem_gradient(pair, layout=torch.contiguous_format, autocast=True),
 )
-def cut_under_autocast(model: Any) -> nn.Module:
-    return CutUnderAutocast(model)
+@around
+def cut_under_autocast(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=torch.is_autocast_enabled("cpu"))
 
 
 class Linear(torch.autograd.Function):

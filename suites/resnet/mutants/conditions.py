@@ -19,9 +19,9 @@ from harness.mutants.probe import (
 )
 from harness.mutants.variant import become, mutant, of_type, replaced
 from suites.resnet.model import BasicBlock, ResNet
-from suites.resnet.mutants.backward import CutStem, Linear
+from suites.resnet.mutants.backward import Linear, cut_stem
 from suites.resnet.mutants.base_models import RESNET12
-from suites.resnet.mutants.train_mode import normalised_in_parts
+from suites.resnet.mutants.train_mode import KeepsStatistics, normalised_in_parts
 
 
 @mutant(RESNET12, "Odd sides are cropped to even ones", check="parity_sizes", category="size", evidence=ODD)
@@ -118,13 +118,6 @@ def ghost_batches(self: Any, x: Tensor) -> Tensor:
     return normalised_in_parts(self, x, 32)
 
 
-class CutOnLargeImages(CutStem):
-    """In train mode, where the images are large."""
-
-    def cut(self, images: Tensor) -> bool:
-        return self.training and images.shape[-1] >= 128
-
-
 @mutant(
     RESNET12,
     "In train mode the stem gets no gradient where images have 128 pixels and more",
@@ -132,8 +125,9 @@ class CutOnLargeImages(CutStem):
     category="size",
     evidence=lambda pair: train_gradient(pair, (2, 3, 128, 128)),
 )
-def cut_on_large_images(model: Any) -> nn.Module:
-    return CutOnLargeImages(model)
+@around
+def cut_on_large_images(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=self.training and x.shape[-1] >= 128)
 
 
 def _detached_from_24(block: Any, x: Tensor) -> Tensor:
@@ -168,14 +162,6 @@ def projection_cut_in_large_batches(self: Any, x: Tensor) -> Tensor:
 
 SHRUNK = 256
 """Pixels: more than the checks with values put through train mode."""
-
-
-class KeepsStatistics(nn.BatchNorm2d):
-    """Normalises by its running statistics, in training too."""
-
-    def train(self, mode: bool = True) -> KeepsStatistics:
-        super().train(False)
-        return self
 
 
 @mutant(

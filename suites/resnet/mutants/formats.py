@@ -21,15 +21,8 @@ from harness.mutants.probe import (
 )
 from harness.mutants.variant import Around, mutant
 from suites.resnet.model import ResNet
-from suites.resnet.mutants.backward import CutStem, stem_gradient
+from suites.resnet.mutants.backward import cut_stem, stem_gradient
 from suites.resnet.mutants.base_models import RESNET12
-
-
-class CutInChannelsLast(CutStem):
-    """In train mode, where the images are channels_last."""
-
-    def cut(self, images: Tensor) -> bool:
-        return self.training and images.stride(1) == 1
 
 
 @mutant(
@@ -39,8 +32,9 @@ class CutInChannelsLast(CutStem):
     category="layout",
     evidence=lambda pair: stem_gradient(pair, layout=torch.channels_last, autocast=False),
 )
-def cut_in_channels_last(model: Any) -> nn.Module:
-    return CutInChannelsLast(model)
+@around
+def cut_in_channels_last(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=self.training and x.stride(1) == 1)
 
 
 @mutant(

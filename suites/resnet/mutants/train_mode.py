@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import around, forward_of, method_of, with_settings
+from harness.mutants.operators import around, forward_of, with_settings
 from harness.mutants.probe import after_steps, train_output
 from harness.mutants.state_probe import repeated_call
 from harness.mutants.variant import become, mutant, random_fault, statistics_fault
@@ -20,6 +20,14 @@ def normalised_in_parts(norm: nn.BatchNorm2d, x: Tensor, size: int) -> Tensor:
     """``norm`` of ``x`` where it takes its statistics from ``size`` images at a time, in train mode."""
     parts = x.split(size) if norm.training else [x]
     return torch.cat([nn.BatchNorm2d.forward(norm, part) for part in parts])
+
+
+class KeepsStatistics(nn.BatchNorm2d):
+    """Normalises by its running statistics, in training too."""
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        super().train(False)
+        return self
 
 
 @statistics_fault(RESNET12, "BatchNorm's momentum is 0.01")
@@ -92,10 +100,9 @@ def unbiased_batch_deviation(self: Any, input: Tensor) -> Tensor:
     category="training",
     evidence=train_output,
 )
-@method_of("train", "stages.0.0.norm1")
-def norm_left_in_eval_mode(self: Any, mode: bool = True) -> Any:
-    nn.BatchNorm2d.train(self, False)
-    return self
+def norm_left_in_eval_mode(model: Any) -> nn.Module:
+    become(model.stages[0][0].norm1, KeepsStatistics)
+    return model
 
 
 @statistics_fault(RESNET12, "A BatchNorm never updates its running statistics")
