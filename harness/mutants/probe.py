@@ -169,30 +169,6 @@ def float32_output(pair: Pair) -> float:
     return difference(forward(faulty.float(), images), forward(correct.float(), images)) / (100 * 2.0**-23) * VISIBLE
 
 
-def second_call(pair: Pair) -> float:
-    """Of the logits of a second, different input after a first one."""
-    correct, faulty = pair.filled()
-    other = pair.images().flip(0, 2) * 1.5
-    forward(faulty, pair.images())
-    return difference(forward(faulty, other), forward(correct, other))
-
-
-def repeated_call(pair: Pair) -> float:
-    """Between two calls of the faulty network on the same input."""
-    _, faulty = pair.filled()
-    first = forward(faulty, pair.images())
-    return difference(forward(faulty, pair.images()), first)
-
-
-def input_change(pair: Pair) -> float:
-    """Of the input tensor itself over one call in each mode."""
-    _, faulty = pair.filled()
-    images = pair.images()
-    for train in (False, True):
-        forward(faulty.train(train), images)
-    return difference(images, pair.images())
-
-
 def after_steps(count: int) -> Evidence:
     """The largest of any parameter or buffer after ``count`` SGD steps in train mode."""
 
@@ -257,47 +233,6 @@ def undefined(pair: Pair) -> float:
     return float(forward(correct, images).isnan().sum() - forward(faulty, images).isnan().sum())
 
 
-def reloaded(pair: Pair) -> float:
-    """Evidence: the difference between the faulty network and a second one that loaded its state dict."""
-    _, faulty = pair.filled()
-    torch.manual_seed(1)
-    again = pair.faulty(10).double().eval()
-    again.load_state_dict(faulty.state_dict())
-    return difference(forward(again, pair.images()), forward(faulty, pair.images()))
-
-
-def changes(read: Callable[[], Any], *, calling: bool = False) -> Evidence:
-    """Evidence: one where what ``read`` gives is another after building (or calling) the faulty network."""
-
-    def measure(pair: Pair) -> float:
-        model = pair.faulty(10) if calling else None
-        before = read()
-        if model is None:
-            pair.faulty(10)
-        else:
-            model(pair.images().float())
-        return float(read() != before)
-
-    return measure
-
-
-def reseeds(seed: Callable[[int], Any], draw: Callable[[], float], *, calling: bool = False) -> Evidence:
-    """Evidence: one where two seeds give the same number after building (or calling) the faulty network."""
-
-    def measure(pair: Pair) -> float:
-        model, drawn = pair.faulty(10), []
-        for start in (11, 12):
-            seed(start)
-            if calling:
-                model(pair.images().float())
-            else:
-                pair.faulty(10)
-            drawn.append(draw())
-        return float(drawn[0] == drawn[1])
-
-    return measure
-
-
 def trained_with(classes: int) -> Callable[[Pair], float]:
     """The difference of logits in train mode where both are built for that many classes and hold the same weights."""
 
@@ -324,3 +259,17 @@ def alone(pair: Pair, learns: str) -> float:
             logits.sum().backward()
         found.append({n for n, p in model.named_parameters() if p.grad is not None})
     return float(found[0] != found[1])
+
+
+Networks = Callable[[Pair], tuple[Any, Any]]
+"""Gives the correct network and the faulty one, with the same weights."""
+
+
+def compared(measure: Callable[[Any, Pair], Tensor], networks: Networks = Pair.filled) -> Evidence:
+    """Evidence: the difference of what ``measure`` gives for both networks."""
+
+    def measured(pair: Pair) -> float:
+        correct, faulty = (measure(model, pair).detach() for model in networks(pair))
+        return difference(faulty, correct)
+
+    return measured

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from harness.mutants.probe import Evidence, Pair, output
+from harness.mutants.probe import Evidence, Pair, gradient, output, parameters, statistics, train_output
 from harness.process.global_state import preserved
 from harness.subjects.facts import Architecture, Family
 from harness.subjects.subject import Subject
@@ -132,6 +132,17 @@ def mutant(
         )
 
     return make
+
+
+gradient_fault = partial(mutant, category="gradient", evidence=gradient)
+parameters_fault = partial(mutant, check="parameters", evidence=parameters)
+statistics_fault = partial(mutant, check="parity_train", category="training", evidence=statistics)
+random_fault = partial(mutant, check="stochastic", category="stochastic", evidence=train_output)
+process_fault = partial(mutant, check="global_state", category="state")
+saving_fault = partial(mutant, check="state_dict_round_trip", category="state")
+start_fault = partial(mutant, check="initialisation", category="initialisation")
+"""`mutant` for what many variants have wrong: gradients, the number of parameters, running statistics, what is drawn,
+settings of the process, what is saved, what a network starts with."""
 
 
 def correct(base: BaseModel, writing: str) -> Callable[[Surgery], Correct]:

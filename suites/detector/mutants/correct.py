@@ -10,56 +10,42 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d
 
-from harness.mutants.variant import become, correct, correct_instead, of_type
+from harness.mutants.operators import forward_of
+from harness.mutants.variant import become, correct, correct_instead
 from reference.libraries.torchvision_detector import assembled
 from suites.detector.model.faster_rcnn import Detector
-from suites.detector.model.fpn import FeaturePyramid
 from suites.detector.model.roi_heads import BoxHeads
 from suites.detector.model.rpn import RPNHead
 from suites.detector.model.validation import check_images, check_targets
 from suites.detector.mutants.probe import DETECTOR
 
 
-class LateralsFirst(FeaturePyramid):
-    """All laterals, then the top-down path, then the smoothing from fine to coarse."""
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        rows = [layer(f) for f, layer in zip(features, self.laterals, strict=True)]
-        for index in reversed(range(len(rows) - 1)):
-            height, width = rows[index].shape[-2:]
-            coarse = rows[index + 1]
-            y = torch.arange(height) * coarse.shape[-2] // height
-            x = torch.arange(width) * coarse.shape[-1] // width
-            rows[index] = rows[index] + coarse[:, :, y][..., x]
-        levels = [smooth(row) for smooth, row in zip(self.smoothings, rows, strict=True)]
-        levels.append(self.p6(levels[-1]))
-        return [*levels, self.p7(levels[-1].clamp(min=0))]
-
-
 @correct(DETECTOR, "laterals first; upsampling by indexing")
-def laterals_first(model: Any) -> nn.Module:
-    become(model.fpn, LateralsFirst)
-    return model
-
-
-class OffsetsFirst(RPNHead):
-    """Offsets before objectness, and both put in order by torchvision's function."""
-
-    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits, offsets = [], []
-        for level in levels:
-            hidden = torch.relu(self.conv(level))
-            moved = self.offsets(hidden)
-            score, move = concat_box_prediction_layers([self.objectness(hidden)], [moved])
-            logits.append(score.view(len(level), -1))
-            offsets.append(move.view(len(level), -1, 4))
-        return logits, offsets
+@forward_of("fpn")
+def laterals_first(self: Any, features: Sequence[Tensor]) -> list[Tensor]:
+    rows = [layer(f) for f, layer in zip(features, self.laterals, strict=True)]
+    for index in reversed(range(len(rows) - 1)):
+        height, width = rows[index].shape[-2:]
+        coarse = rows[index + 1]
+        y = torch.arange(height) * coarse.shape[-2] // height
+        x = torch.arange(width) * coarse.shape[-1] // width
+        rows[index] = rows[index] + coarse[:, :, y][..., x]
+    levels = [smooth(row) for smooth, row in zip(self.smoothings, rows, strict=True)]
+    levels.append(self.p6(levels[-1]))
+    return [*levels, self.p7(levels[-1].clamp(min=0))]
 
 
 @correct(DETECTOR, "offsets before objectness")
-def offsets_first(model: Any) -> nn.Module:
-    become(model.rpn.head, OffsetsFirst)
-    return model
+@forward_of("rpn.head")
+def offsets_first(self: Any, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    logits, offsets = [], []
+    for level in levels:
+        hidden = torch.relu(self.conv(level))
+        moved = self.offsets(hidden)
+        score, move = concat_box_prediction_layers([self.objectness(hidden)], [moved])
+        logits.append(score.view(len(level), -1))
+        offsets.append(move.view(len(level), -1, 4))
+    return logits, offsets
 
 
 class JoinedRPNHead(RPNHead):
@@ -178,16 +164,8 @@ def heads_of_raw_parameters(model: Any) -> nn.Module:
     return model
 
 
-class Static(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no annotations
-    """Scale and shift from the statistics, under a name of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight / (self.running_var + self.eps).sqrt()
-        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
-
-
 @correct(DETECTOR, "frozen norms are of a class of another name")
-def frozen_norms_by_hand(model: Any) -> nn.Module:
-    for _, norm in of_type(model, FrozenBatchNorm2d):
-        become(norm, Static)
-    return model
+@forward_of(FrozenBatchNorm2d)
+def frozen_norms_by_hand(self: Any, x: Tensor) -> Tensor:
+    scale = self.weight / (self.running_var + self.eps).sqrt()
+    return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import with_settings
 from harness.mutants.probe import Evidence
 from harness.mutants.variant import Mutant, Surgery, become, mutant
 from suites.detector.model.anchors import AnchorGenerator
@@ -36,15 +37,8 @@ def _faulty(name: str, bug: str, change: Callable[[Any], object], *, check: str,
 
 def _set(path: str, value: object) -> Callable[[Any], object]:
     """Gives the attribute at ``path`` another value."""
-    *owners, last = path.split(".")
-
-    def change(model: Any) -> object:
-        for owner in owners:
-            model = getattr(model, owner)
-        setattr(model, last, value)
-        return model
-
-    return change
+    owner, _, last = path.rpartition(".")
+    return lambda model: with_settings(model, owner, **{last: value})
 
 
 class BilinearPyramid(FeaturePyramid):
@@ -258,22 +252,17 @@ for _name, _bug, _path, _value in EVAL:
     globals()[_name] = _faulty(_name, _bug, _set(_path, _value), check="parity_detections", evidence=detections())
 
 
-def _each_norm(name: str, value: float) -> Callable[[Any], None]:
-    def change(model: Any) -> None:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                setattr(module, name, value)
-
-    return change
-
-
 norm_eps = _faulty(
-    "norm_eps", "BatchNorm's eps is 1e-3", _each_norm("eps", 1e-3), check="parity_detections", evidence=detections()
+    "norm_eps",
+    "BatchNorm's eps is 1e-3",
+    lambda model: with_settings(model, nn.BatchNorm2d, eps=1e-3),
+    check="parity_detections",
+    evidence=detections(),
 )
 norm_momentum = _faulty(
     "norm_momentum",
     "BatchNorm's momentum is 0.01",
-    _each_norm("momentum", 0.01),
+    lambda model: with_settings(model, nn.BatchNorm2d, momentum=0.01),
     check="parity_detector_steps",
     evidence=statistics,
 )

@@ -9,60 +9,41 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from harness.mutants.operators import forward_of, method_of
 from harness.mutants.variant import become, mutant
 from suites.detector.model.faster_rcnn import Detector
 from suites.detector.model.roi_heads import SMALLEST, BoxHeads
 from suites.detector.model.rpn import RegionProposals
-from suites.detector.mutants.probe import DETECTOR, detections, images
+from suites.detector.mutants.probe import DETECTOR, PADDED, detections, images
 
 Targets = Sequence[dict[str, Tensor]]
-PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
-
-
-class JointSuppression(RegionProposals):
-    """One suppression for all levels."""
-
-    def _suppressed(self, boxes: Tensor, scores: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
-        return super()._suppressed(boxes, scores, torch.zeros_like(level), size)
 
 
 @mutant(
     DETECTOR, "Proposals of different levels suppress one another", check="parity_detections", evidence=detections()
 )
-def levels_suppressed_together(model: Any) -> nn.Module:
-    become(model.rpn, JointSuppression)
-    return model
-
-
-class BackgroundLast(BoxHeads):
-    """Reads the last column as background."""
-
-    def detect(
-        self, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        return super().detect(logits.roll(1, dims=1), offsets.roll(1, dims=1), proposals, sizes)
+@method_of("_suppressed", "rpn")
+def levels_suppressed_together(
+    self: Any, boxes: Tensor, scores: Tensor, level: Tensor, size: tuple[int, int]
+) -> Tensor:
+    return RegionProposals._suppressed(self, boxes, scores, torch.zeros_like(level), size)
 
 
 @mutant(DETECTOR, "Classes are off by one, the last is background", check="parity_detections", evidence=detections())
-def background_off_by_one(model: Any) -> nn.Module:
-    become(model.roi_heads, BackgroundLast)
-    return model
-
-
-class FromZero(BoxHeads):
-    """Counts from zero."""
-
-    def detect(
-        self, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        found = super().detect(logits, offsets, proposals, sizes)
-        return [{**f, "labels": f["labels"] - 1} for f in found]
+@method_of("detect", "roi_heads")
+def background_off_by_one(
+    self: Any, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    return BoxHeads.detect(self, logits.roll(1, dims=1), offsets.roll(1, dims=1), proposals, sizes)
 
 
 @mutant(DETECTOR, "Labels are counted from 0", check="detector_interface", evidence=detections())
-def labels_from_zero(model: Any) -> nn.Module:
-    become(model.roi_heads, FromZero)
-    return model
+@method_of("detect", "roi_heads")
+def labels_from_zero(
+    self: Any, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    found = BoxHeads.detect(self, logits, offsets, proposals, sizes)
+    return [{**f, "labels": f["labels"] - 1} for f in found]
 
 
 class Suppressing(BoxHeads):
@@ -101,38 +82,19 @@ def not_clipped(model: Any) -> nn.Module:
     return model
 
 
-class InBatchCoordinates(Detector):
-    """Does not scale back."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        found = super().forward(images, targets)
-        if isinstance(found, dict):
-            return found
-        _, sizes = self.transform(images)
-        return [{**f, "boxes": f["boxes"] * (s[0] / i.shape[1])} for f, s, i in zip(found, sizes, images, strict=True)]
-
-
 @mutant(
     DETECTOR,
     "Boxes are left in the resized image's coordinates",
     check="rescaled_boxes",
     evidence=detections(200, 32, lambda: images(75, 150)),
 )
-def not_rescaled(model: Any) -> nn.Module:
-    return become(model, InBatchCoordinates)
-
-
-class ExchangedAxes(Detector):
-    """Scales each axis as the other."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        found = super().forward(images, targets)
-        if isinstance(found, dict):
-            return found
-        _, sizes = self.transform(images)
-        scales = [(s[0] / i.shape[1]) / (s[1] / i.shape[2]) for s, i in zip(sizes, images, strict=True)]
-        ratios = [torch.tensor([1 / r, r, 1 / r, r], dtype=torch.float64) for r in scales]
-        return [{**f, "boxes": f["boxes"] * r} for f, r in zip(found, ratios, strict=True)]
+@forward_of()
+def not_rescaled(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    found = Detector.forward(self, images, targets)
+    if isinstance(found, dict):
+        return found
+    _, sizes = self.transform(images)
+    return [{**f, "boxes": f["boxes"] * (s[0] / i.shape[1])} for f, s, i in zip(found, sizes, images, strict=True)]
 
 
 @mutant(
@@ -141,17 +103,15 @@ class ExchangedAxes(Detector):
     check="parity_anchors",
     evidence=detections(200, 32, lambda: images(75, 161)),
 )
-def axes_exchanged(model: Any) -> nn.Module:
-    return become(model, ExchangedAxes)
-
-
-class OneSize(BoxHeads):
-    """Clips to the first image's size."""
-
-    def detect(
-        self, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        return super().detect(logits, offsets, proposals, [sizes[0]] * len(sizes))
+@forward_of()
+def axes_exchanged(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    found = Detector.forward(self, images, targets)
+    if isinstance(found, dict):
+        return found
+    _, sizes = self.transform(images)
+    scales = [(s[0] / i.shape[1]) / (s[1] / i.shape[2]) for s, i in zip(sizes, images, strict=True)]
+    ratios = [torch.tensor([1 / r, r, 1 / r, r], dtype=torch.float64) for r in scales]
+    return [{**f, "boxes": f["boxes"] * r} for f, r in zip(found, ratios, strict=True)]
 
 
 @mutant(
@@ -161,6 +121,8 @@ class OneSize(BoxHeads):
     category="batch",
     evidence=PADDED,
 )
-def clipped_to_the_first(model: Any) -> nn.Module:
-    become(model.roi_heads, OneSize)
-    return model
+@method_of("detect", "roi_heads")
+def clipped_to_the_first(
+    self: Any, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    return BoxHeads.detect(self, logits, offsets, proposals, [sizes[0]] * len(sizes))

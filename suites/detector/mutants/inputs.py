@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, difference
+from harness.mutants.operators import forward_of
+from harness.mutants.probe import Evidence, Pair, difference
 from harness.mutants.variant import become, instead, mutant
 from suites.detector.model.box_coder import BoxCoder
 from suites.detector.model.faster_rcnn import Detector
@@ -22,20 +23,6 @@ Targets = Sequence[dict[str, Tensor]] | None
 
 def _target(boxes: list[list[float]]) -> dict[str, Tensor]:
     return {"boxes": torch.tensor(boxes, dtype=torch.float64), "labels": torch.ones(len(boxes), dtype=torch.int64)}
-
-
-class AsGiven(Detector):
-    """Trains on boxes in the coordinates of the image as it was given, before it was resized."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
-        if not self.training or targets is None:
-            return super().forward(images, targets)
-        _, sizes = self.transform(images)
-        given = [(image.shape[1], image.shape[2]) for image in images]
-        kept = [
-            {**t, "boxes": rescaled(t["boxes"], size, own)} for t, size, own in zip(targets, sizes, given, strict=True)
-        ]
-        return super().forward(images, kept)
 
 
 def _small_image(pair: Pair) -> float:
@@ -54,29 +41,14 @@ def _small_image(pair: Pair) -> float:
     category="training",
     evidence=_small_image,
 )
-def targets_not_rescaled(model: Any) -> nn.Module:
-    return become(model, AsGiven)
-
-
-class OverwritesTargets(Detector):
-    """Leaves the scaled boxes in the caller's targets, as early torchvision did."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
-        found = super().forward(images, targets)
-        _, sizes = self.transform(images)
-        for target, image, size in zip(targets or (), images, sizes, strict=False):
-            target["boxes"] = rescaled(target["boxes"], (image.shape[1], image.shape[2]), size)
-        return found
-
-
-class OverwritesImages(Detector):
-    """Leaves normalised images in the caller's list."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
-        found = super().forward(list(images), targets)
-        if isinstance(images, list):
-            images[:] = [image - 0.5 for image in images]
-        return found
+@forward_of()
+def targets_not_rescaled(self: Any, images: Sequence[Tensor], targets: Targets = None) -> Any:
+    if not self.training or targets is None:
+        return Detector.forward(self, images, targets)
+    _, sizes = self.transform(images)
+    given = [(image.shape[1], image.shape[2]) for image in images]
+    kept = [{**t, "boxes": rescaled(t["boxes"], size, own)} for t, size, own in zip(targets, sizes, given, strict=True)]
+    return Detector.forward(self, images, kept)
 
 
 def _left_behind(pair: Pair) -> float:
@@ -95,8 +67,14 @@ def _left_behind(pair: Pair) -> float:
     category="state",
     evidence=_left_behind,
 )
-def targets_overwritten(model: Any) -> nn.Module:
-    return become(model, OverwritesTargets)
+@forward_of()
+def targets_overwritten(self: Any, images: Sequence[Tensor], targets: Targets = None) -> Any:
+    """Leaves the scaled boxes in the caller's targets, as early torchvision did."""
+    found = Detector.forward(self, images, targets)
+    _, sizes = self.transform(images)
+    for target, image, size in zip(targets or (), images, sizes, strict=False):
+        target["boxes"] = rescaled(target["boxes"], (image.shape[1], image.shape[2]), size)
+    return found
 
 
 @mutant(
@@ -106,8 +84,12 @@ def targets_overwritten(model: Any) -> nn.Module:
     category="state",
     evidence=_left_behind,
 )
-def images_overwritten(model: Any) -> nn.Module:
-    return become(model, OverwritesImages)
+@forward_of()
+def images_overwritten(self: Any, images: Sequence[Tensor], targets: Targets = None) -> Any:
+    found = Detector.forward(self, list(images), targets)
+    if isinstance(images, list):
+        images[:] = [image - 0.5 for image in images]
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,14 +108,10 @@ class Uncut(BoxCoder):
         return boxes
 
 
-def _decoded(part: str) -> Callable[[Pair], float]:
-    def measure(pair: Pair) -> float:
-        anchors = torch.tensor([[10.0, 10.0, 30.0, 20.0]], dtype=torch.float64)
-        offsets = torch.full((1, 4), 30.0, dtype=torch.float64)
-        coders: list[Any] = [model.get_submodule(part).coder for model in evidence.pair_of(pair)]
-        return difference(coders[1].decode(offsets, anchors), coders[0].decode(offsets, anchors))
-
-    return measure
+def _decoded(part: str) -> Evidence:
+    anchors = torch.tensor([[10.0, 10.0, 30.0, 20.0]], dtype=torch.float64)
+    offsets = torch.full((1, 4), 30.0, dtype=torch.float64)
+    return evidence.both(lambda model: model.get_submodule(part).coder.decode(offsets, anchors))
 
 
 @mutant(
@@ -182,16 +160,6 @@ def heights_not_looked_at(model: Any) -> nn.Module:
     return become(model, LooksAtWidths)
 
 
-class TakesFewer(Detector):
-    """Trains on the images beyond the targets as empty ones."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
-        if targets is not None:
-            empty = {"boxes": torch.zeros(0, 4, dtype=images[0].dtype), "labels": torch.zeros(0, dtype=torch.int64)}
-            targets = [*targets, *[empty] * (len(images) - len(targets))]
-        return super().forward(images, targets)
-
-
 def _one_for_two(pair: Pair) -> float:
     _, faulty = evidence.pair_of(pair)
     return float(len(faulty.train()(evidence.images(), [_target([[2.0, 3.0, 40.0, 28.0]])])))
@@ -204,18 +172,12 @@ def _one_for_two(pair: Pair) -> float:
     category="training",
     evidence=_one_for_two,
 )
-def fewer_targets_taken(model: Any) -> nn.Module:
-    return become(model, TakesFewer)
-
-
-class AllOrNothing(Detector):
-    """Finds nothing anywhere where one image is not finite."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets = None) -> Any:
-        found: Any = super().forward(images, targets)
-        if self.training or all(bool(image.isfinite().all()) for image in images):
-            return found
-        return [{key: value[:0] for key, value in one.items()} for one in found]
+@forward_of()
+def fewer_targets_taken(self: Any, images: Sequence[Tensor], targets: Targets = None) -> Any:
+    if targets is not None:
+        empty = {"boxes": torch.zeros(0, 4, dtype=images[0].dtype), "labels": torch.zeros(0, dtype=torch.int64)}
+        targets = [*targets, *[empty] * (len(images) - len(targets))]
+    return Detector.forward(self, images, targets)
 
 
 def _beside_nan(pair: Pair) -> float:
@@ -234,8 +196,12 @@ def _beside_nan(pair: Pair) -> float:
     category="batch",
     evidence=_beside_nan,
 )
-def emptied_by_another_image(model: Any) -> nn.Module:
-    return become(model, AllOrNothing)
+@forward_of()
+def emptied_by_another_image(self: Any, images: Sequence[Tensor], targets: Targets = None) -> Any:
+    found: Any = Detector.forward(self, images, targets)
+    if self.training or all(bool(image.isfinite().all()) for image in images):
+        return found
+    return [{key: value[:0] for key, value in one.items()} for one in found]
 
 
 def _stem_learns(pair: Pair) -> float:

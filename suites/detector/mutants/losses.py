@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
+from harness.mutants.operators import forward_of, method_of
 from harness.mutants.probe import Pair
-from harness.mutants.variant import become, mutant
-from suites.detector.model.backbone import Backbone
+from harness.mutants.variant import mutant
 from suites.detector.model.faster_rcnn import Detector
 from suites.detector.model.losses import localisation
 from suites.detector.model.matcher import BACKGROUND, IGNORED, Matcher
@@ -78,14 +78,6 @@ def inclusive_background(model: Any) -> nn.Module:
     return model
 
 
-class OfPositives(RegionProposals):
-    """Divides by another count."""
-
-    def losses(self, logits: Tensor, offsets: Tensor, anchors: Tensor, targets: Targets) -> dict[str, Tensor]:
-        found = super().losses(logits, offsets, anchors, targets)
-        return {**found, "loss_rpn_box_reg": found["loss_rpn_box_reg"] * 5}
-
-
 @mutant(
     DETECTOR,
     "The proposals' box loss is the mean over positives, not over all sampled anchors",
@@ -93,22 +85,12 @@ class OfPositives(RegionProposals):
     category="training",
     evidence=losses,
 )
-def box_loss_over_positives(model: Any) -> nn.Module:
-    become(model.rpn, OfPositives)
-    return model
-
-
-class WithoutAnnotated(BoxHeads):
-    """Leaves out what was annotated."""
-
-    def sampled(self, proposals: Sequence[Tensor], targets: Targets) -> tuple[list[Tensor], Tensor, Tensor]:
-        boxes, labels, wanted = super().sampled(proposals, targets)
-        same = torch.cat(
-            [(b[:, None] == t["boxes"].to(b)[None]).all(-1).any(1) for b, t in zip(boxes, targets, strict=True)]
-        )
-        counts = [len(b) for b in boxes]
-        kept = [b[~s] for b, s in zip(boxes, same.split(counts), strict=True)]
-        return kept, labels[~same], wanted[~same]
+@method_of("losses", "rpn")
+def box_loss_over_positives(
+    self: Any, logits: Tensor, offsets: Tensor, anchors: Tensor, targets: Targets
+) -> dict[str, Tensor]:
+    found = RegionProposals.losses(self, logits, offsets, anchors, targets)
+    return {**found, "loss_rpn_box_reg": found["loss_rpn_box_reg"] * 5}
 
 
 @mutant(
@@ -118,30 +100,17 @@ class WithoutAnnotated(BoxHeads):
     category="training",
     evidence=losses,
 )
-def annotated_not_added(model: Any) -> nn.Module:
-    become(model.roi_heads, WithoutAnnotated)
-    return model
-
-
-class FirstClassOffsets(BoxHeads):
-    """Looks at the first class's offsets."""
-
-    def forward(
-        self,
-        levels: Sequence[Tensor],
-        proposals: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
-        targets: Targets | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        if targets is None:
-            return super().forward(levels, proposals, sizes)
-        proposals, labels, wanted = self.sampled(proposals, targets)
-        logits, offsets = self.predict(levels, proposals)
-        positive = torch.where(labels > 0)[0]
-        return [], {
-            "loss_classifier": F.cross_entropy(logits, labels),
-            "loss_box_reg": localisation(offsets[positive, 1], wanted[positive], len(labels)),
-        }
+@method_of("sampled", "roi_heads")
+def annotated_not_added(
+    self: Any, proposals: Sequence[Tensor], targets: Targets
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    boxes, labels, wanted = BoxHeads.sampled(self, proposals, targets)
+    same = torch.cat(
+        [(b[:, None] == t["boxes"].to(b)[None]).all(-1).any(1) for b, t in zip(boxes, targets, strict=True)]
+    )
+    counts = [len(b) for b in boxes]
+    kept = [b[~s] for b, s in zip(boxes, same.split(counts), strict=True)]
+    return kept, labels[~same], wanted[~same]
 
 
 @mutant(
@@ -151,25 +120,23 @@ class FirstClassOffsets(BoxHeads):
     category="training",
     evidence=losses,
 )
-def offsets_of_one_class(model: Any) -> nn.Module:
-    become(model.roi_heads, FirstClassOffsets)
-    return model
-
-
-class NoLossWithoutBoxes(BoxHeads):
-    """Has no box loss where nothing is annotated."""
-
-    def forward(
-        self,
-        levels: Sequence[Tensor],
-        proposals: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
-        targets: Targets | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        found, values = super().forward(levels, proposals, sizes, targets)
-        if targets is not None and not any(len(t["boxes"]) for t in targets):
-            values["loss_box_reg"] = values["loss_box_reg"].detach()
-        return found, values
+@forward_of("roi_heads")
+def offsets_of_one_class(
+    self: Any,
+    levels: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    targets: Targets | None = None,
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    if targets is None:
+        return BoxHeads.forward(self, levels, proposals, sizes)
+    proposals, labels, wanted = self.sampled(proposals, targets)
+    logits, offsets = self.predict(levels, proposals)
+    positive = torch.where(labels > 0)[0]
+    return [], {
+        "loss_classifier": F.cross_entropy(logits, labels),
+        "loss_box_reg": localisation(offsets[positive, 1], wanted[positive], len(labels)),
+    }
 
 
 @mutant(
@@ -179,24 +146,18 @@ class NoLossWithoutBoxes(BoxHeads):
     category="gradient",
     evidence=evidence.loss_gradients,
 )
-def head_left_out(model: Any) -> nn.Module:
-    become(model.roi_heads, NoLossWithoutBoxes)
-    return model
-
-
-class Repairing(Detector):
-    """Repairs what it should refuse."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        if targets is None:
-            return super().forward(images)
-        repaired = []
-        for image, target in zip(images, targets, strict=True):
-            boxes = clip_boxes_to_image(target["boxes"].nan_to_num(), (image.shape[1], image.shape[2]))
-            kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-            labels = target["labels"].clamp(1, self.num_classes - 1)
-            repaired.append({"boxes": boxes[kept], "labels": labels[kept]})
-        return super().forward(images, repaired)
+@forward_of("roi_heads")
+def head_left_out(
+    self: Any,
+    levels: Sequence[Tensor],
+    proposals: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    targets: Targets | None = None,
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    found, values = BoxHeads.forward(self, levels, proposals, sizes, targets)
+    if targets is not None and not any(len(t["boxes"]) for t in targets):
+        values["loss_box_reg"] = values["loss_box_reg"].detach()
+    return found, values
 
 
 @mutant(
@@ -206,19 +167,17 @@ class Repairing(Detector):
     category="training",
     evidence=evidence.accepts([[2.0, 3.0, 40.0, 28.0]], -1),
 )
-def targets_not_checked(model: Any) -> nn.Module:
-    return become(model, Repairing)
-
-
-class DroppingEmpty(Detector):
-    """Leaves out boxes without a side."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        if targets is None:
-            return super().forward(images)
-        kept = [(t["boxes"][:, 2:] > t["boxes"][:, :2]).all(1) for t in targets]
-        given = [{k: t[k][keep] for k in ("boxes", "labels")} for t, keep in zip(targets, kept, strict=True)]
-        return super().forward(images, given)
+@forward_of()
+def targets_not_checked(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    if targets is None:
+        return Detector.forward(self, images)
+    repaired = []
+    for image, target in zip(images, targets, strict=True):
+        boxes = clip_boxes_to_image(target["boxes"].nan_to_num(), (image.shape[1], image.shape[2]))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        labels = target["labels"].clamp(1, self.num_classes - 1)
+        repaired.append({"boxes": boxes[kept], "labels": labels[kept]})
+    return Detector.forward(self, images, repaired)
 
 
 @mutant(
@@ -228,29 +187,13 @@ class DroppingEmpty(Detector):
     category="training",
     evidence=evidence.accepts([[2.0, 3.0, 2.0, 28.0]]),
 )
-def degenerate_left_out(model: Any) -> nn.Module:
-    return become(model, DroppingEmpty)
-
-
-class Squeezing(Detector):
-    """Takes away the dimension of a single box."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        if targets is None:
-            return super().forward(images)
-        return super().forward(images, [{**t, "boxes": t["boxes"].squeeze(0)} for t in targets])
-
-
-class Scaling(Detector):
-    """Scales the given boxes themselves."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        found = super().forward(images, targets)
-        if targets is not None:
-            _, sizes = self.transform(images)
-            for target, image, size in zip(targets, images, sizes, strict=True):
-                target["boxes"].copy_(rescaled(target["boxes"], (image.shape[1], image.shape[2]), size))
-        return found
+@forward_of()
+def degenerate_left_out(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    if targets is None:
+        return Detector.forward(self, images)
+    kept = [(t["boxes"][:, 2:] > t["boxes"][:, :2]).all(1) for t in targets]
+    given = [{k: t[k][keep] for k in ("boxes", "labels")} for t, keep in zip(targets, kept, strict=True)]
+    return Detector.forward(self, images, given)
 
 
 def _refuses_one_box(pair: Pair) -> float:
@@ -279,8 +222,11 @@ def _moves_targets(pair: Pair) -> float:
     category="size",
     evidence=_refuses_one_box,
 )
-def single_box_squeezed(model: Any) -> nn.Module:
-    return become(model, Squeezing)
+@forward_of()
+def single_box_squeezed(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    if targets is None:
+        return Detector.forward(self, images)
+    return Detector.forward(self, images, [{**t, "boxes": t["boxes"].squeeze(0)} for t in targets])
 
 
 @mutant(
@@ -290,15 +236,14 @@ def single_box_squeezed(model: Any) -> nn.Module:
     category="state",
     evidence=_moves_targets,
 )
-def targets_scaled_in_place(model: Any) -> nn.Module:
-    return become(model, Scaling)
-
-
-class Unheld(Backbone):
-    """Puts frozen parts into train mode."""
-
-    def held(self) -> list[nn.Module]:
-        return []
+@forward_of()
+def targets_scaled_in_place(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    found = Detector.forward(self, images, targets)
+    if targets is not None:
+        _, sizes = self.transform(images)
+        for target, image, size in zip(targets, images, sizes, strict=True):
+            target["boxes"].copy_(rescaled(target["boxes"], (image.shape[1], image.shape[2]), size))
+    return found
 
 
 def _drift(pair: Pair) -> float:
@@ -319,9 +264,9 @@ def _drift(pair: Pair) -> float:
     category="training",
     evidence=_drift,
 )
-def frozen_statistics_drift(model: Any) -> nn.Module:
-    become(model.backbone, Unheld)
-    return model
+@method_of("held", "backbone")
+def frozen_statistics_drift(self: Any) -> list[nn.Module]:
+    return []
 
 
 def _frozen_detections(pair: Pair) -> float:

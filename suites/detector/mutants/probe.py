@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.probe import Evidence, Pair, difference, filled
+from harness.mutants.probe import Evidence, Pair, compared, difference, filled
 from harness.mutants.variant import BaseModel
 from suites.detector.architectures import DETECTOR_RESNET18, FAMILY
 from suites.detector.model.faster_rcnn import Detector, detector_resnet18
@@ -58,6 +58,11 @@ def pair_of(pair: Pair, side: int = 64, divisible: int = 32) -> tuple[nn.Module,
     return models[0], models[1]
 
 
+def both(measure: Callable[[Any], Tensor]) -> Evidence:
+    """Of what ``measure`` gives for both."""
+    return compared(lambda model, _: measure(model).double(), pair_of)
+
+
 def images(height: int = 32, width: int = 64) -> list[Tensor]:
     """Two, of noise."""
     generator = torch.Generator().manual_seed(2)
@@ -73,6 +78,10 @@ def detections(side: int = 64, divisible: int = 32, given: Callable[[], Sequence
         return max(difference(b[k].double(), a[k].double()) for a, b in zip(ours, theirs, strict=True) for k in a)
 
     return measure
+
+
+PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
+"""Of detections in images of two sizes, of which one is padded."""
 
 
 def losses_of(model: Any, boxes: list[list[float]]) -> dict[str, Tensor]:

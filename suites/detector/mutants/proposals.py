@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from harness.mutants.probe import Pair, difference
+from harness.mutants.operators import forward_of, method_of
+from harness.mutants.probe import Pair
 from harness.mutants.variant import become, mutant
 from suites.detector.model import roi_heads as own_heads
 from suites.detector.model.anchors import STRIDES, AnchorGenerator
@@ -20,13 +21,12 @@ from suites.detector.model.fpn import FeaturePyramid
 from suites.detector.model.roi_heads import BoxHeads
 from suites.detector.model.transform import Batcher
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR, detections, images, pair_of
+from suites.detector.mutants.probe import DETECTOR, PADDED, both, detections, images, pair_of
 
 Targets = Sequence[dict[str, Tensor]]
-PADDED = detections(200, 32, lambda: [images(100, 180)[0], images(75, 150)[0]])
 
 
-def _not_padded(pair: Pair) -> float:
+def not_padded(pair: Pair) -> float:
     """Of detections on an image of 58 x 117 as it is; one where it is refused."""
     try:
         return detections(117, 1, lambda: images(58, 117))(pair)
@@ -34,20 +34,14 @@ def _not_padded(pair: Pair) -> float:
         return 1.0
 
 
-def _large_boxes(pair: Pair) -> float:
-    """Of what is read for boxes of 100, 300 and 480 px."""
+@both
+def large_boxes(model: Any) -> Tensor:
+    """What is read for boxes of 100, 300 and 480 px."""
     boxes = torch.tensor([[4.0, 6.0, 4.0 + side, 6.0 + side] for side in (100, 300, 480)], dtype=torch.float64)
     generator = torch.Generator().manual_seed(4)
     levels = [torch.randn(1, 16, 512 // s, 512 // s, generator=generator, dtype=torch.float64) for s in STRIDES[:3]]
-    ours, theirs = (m.roi_heads.pooled(levels, [boxes]) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
-
-
-class DoubledPyramid(FeaturePyramid):
-    """Doubles each level."""
-
-    def upsampled(self, top: Tensor, lateral: Tensor) -> Tensor:
-        return F.interpolate(top, scale_factor=2, mode="nearest")
+    read: Tensor = model.roi_heads.pooled(levels, [boxes])
+    return read
 
 
 @mutant(
@@ -55,26 +49,11 @@ class DoubledPyramid(FeaturePyramid):
     "Each level is doubled, whatever the next one's size: odd sizes don't add up",
     check="parity_odd_sizes",
     category="size",
-    evidence=_not_padded,
+    evidence=not_padded,
 )
-def scale_factor_two(model: Any) -> nn.Module:
-    become(model.fpn, DoubledPyramid)
-    return model
-
-
-class ImageStrides(AnchorGenerator):
-    """Columns as far apart as the image and the level say."""
-
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        first = super().forward(levels)
-        found = []
-        for anchors, level, stride in zip(first, levels, self.strides, strict=True):
-            side = levels[0].shape[-1] * self.strides[0]
-            actual = side // level.shape[-1]
-            cells = torch.arange(level.shape[-1], dtype=level.dtype).repeat(level.shape[-2])
-            shift = (cells * (actual - stride)).repeat_interleave(self.per_cell)
-            found.append(anchors + torch.stack([shift, shift * 0, shift, shift * 0], dim=1))
-        return found
+@method_of("upsampled", "fpn")
+def scale_factor_two(self: Any, top: Tensor, lateral: Tensor) -> Tensor:
+    return F.interpolate(top, scale_factor=2, mode="nearest")
 
 
 @mutant(
@@ -82,26 +61,28 @@ class ImageStrides(AnchorGenerator):
     "Strides are the image's size over the level's, which is the level's own only for some sizes",
     check="parity_odd_sizes",
     category="size",
-    evidence=_not_padded,
+    evidence=not_padded,
 )
-def strides_from_the_image(model: Any) -> nn.Module:
-    become(model.rpn.anchors, ImageStrides)
-    return model
-
-
-class Unrounded(AnchorGenerator):
-    """Anchors with fractions."""
-
-    def at_origin(self, sizes: Sequence[float], like: Tensor) -> Tensor:
-        size, root = like.new_tensor(sizes), like.new_tensor(self.ratios).sqrt()
-        widths, heights = (size / root[:, None]).flatten(), (root[:, None] * size).flatten()
-        return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+@forward_of("rpn.anchors")
+def strides_from_the_image(self: Any, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Columns as far apart as the image and the level say."""
+    first = AnchorGenerator.forward(self, levels)
+    found = []
+    for anchors, level, stride in zip(first, levels, self.strides, strict=True):
+        side = levels[0].shape[-1] * self.strides[0]
+        actual = side // level.shape[-1]
+        cells = torch.arange(level.shape[-1], dtype=level.dtype).repeat(level.shape[-2])
+        shift = (cells * (actual - stride)).repeat_interleave(self.per_cell)
+        found.append(anchors + torch.stack([shift, shift * 0, shift, shift * 0], dim=1))
+    return found
 
 
 @mutant(DETECTOR, "Anchors are not rounded to whole pixels", check="parity_detections", evidence=detections())
-def anchors_not_rounded(model: Any) -> nn.Module:
-    become(model.rpn.anchors, Unrounded)
-    return model
+@method_of("at_origin", "rpn.anchors")
+def anchors_not_rounded(self: Any, sizes: Sequence[float], like: Tensor) -> Tensor:
+    size, root = like.new_tensor(sizes), like.new_tensor(self.ratios).sqrt()
+    widths, heights = (size / root[:, None]).flatten(), (root[:, None] * size).flatten()
+    return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
 
 
 class Pooling(BoxHeads):
@@ -144,17 +125,10 @@ def one_sample_per_cell(model: Any) -> nn.Module:
     "Proposals are read from one level too coarse",
     check="parity_large_boxes",
     category="size",
-    evidence=_large_boxes,
+    evidence=large_boxes,
 )
 def coarser_level(model: Any) -> nn.Module:
     return _pooling(model, shift=1)
-
-
-class AlwaysFinest(Pooling):
-    """Reads all from P3."""
-
-    def pooled(self, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
-        return super().pooled(levels[:1], proposals)
 
 
 @mutant(
@@ -162,11 +136,11 @@ class AlwaysFinest(Pooling):
     "All proposals are read from P3, however large",
     check="parity_large_boxes",
     category="size",
-    evidence=_large_boxes,
+    evidence=large_boxes,
 )
-def finest_level_only(model: Any) -> nn.Module:
-    become(model.roi_heads, AlwaysFinest)
-    return model
+@method_of("pooled", "roi_heads", Pooling)
+def finest_level_only(self: Any, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
+    return Pooling.pooled(self, levels[:1], proposals)
 
 
 class Uncut(BoxCoder):
@@ -180,39 +154,32 @@ class Uncut(BoxCoder):
         return torch.where(wide, torch.cat([middle - 1e4, middle + 1e4], dim=-1), cut)
 
 
-def _with_large_offsets(pair: Pair) -> float:
-    """Of the boxes decoded from an offset of ten."""
+@both
+def with_large_offsets(model: Any) -> Tensor:
+    """The box decoded from an offset of ten."""
     anchors = torch.tensor([[10.0, 10.0, 20.0, 20.0]], dtype=torch.float64)
-    offsets = torch.tensor([[0.0, 0.0, 50.0, 1.0]], dtype=torch.float64)
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
+    decoded: Tensor = model.roi_heads.coder.decode(torch.tensor([[0.0, 0.0, 50.0, 1.0]]).double(), anchors)
+    return decoded
 
 
 @mutant(
     DETECTOR,
     "The logarithm of a box's width is not cut",
     check="parity_large_offsets",
-    evidence=_with_large_offsets,
+    evidence=with_large_offsets,
 )
 def offsets_not_cut(model: Any) -> nn.Module:
     model.roi_heads.coder = Uncut((10.0, 10.0, 5.0, 5.0))
     return model
 
 
-class CornersAligned(Batcher):
-    """Resizes from corner to corner."""
-
-    def _resized(self, image: Tensor) -> Tensor:
-        plain = super()._resized(image)
-        mean, std = (image.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
-        given = ((image - mean) / std)[None]
-        return F.interpolate(given, size=plain.shape[1:], mode="bilinear", align_corners=True)[0]
-
-
 @mutant(DETECTOR, "Images are resized with their corners aligned", check="parity_anchors", evidence=PADDED)
-def resized_by_corners(model: Any) -> nn.Module:
-    become(model.transform, CornersAligned)
-    return model
+@method_of("_resized", "transform")
+def resized_by_corners(self: Any, image: Tensor) -> Tensor:
+    plain = Batcher._resized(self, image)
+    mean, std = (image.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+    given = ((image - mean) / std)[None]
+    return F.interpolate(given, size=plain.shape[1:], mode="bilinear", align_corners=True)[0]
 
 
 class HalfCoder(BoxCoder):
@@ -222,12 +189,12 @@ class HalfCoder(BoxCoder):
         return super().decode(offsets, anchors).to(offsets.dtype).to(anchors.dtype)
 
 
-def _half_boxes(pair: Pair) -> float:
-    """Of boxes decoded from bfloat16 offsets."""
-    anchors = torch.tensor([[1000.0, 10.0, 1021.0, 37.0]])
+@both
+def half_boxes(model: Any) -> Tensor:
+    """The box decoded from bfloat16 offsets."""
     offsets = torch.tensor([[0.3, 0.1, 0.2, 0.1]]).bfloat16()
-    ours, theirs = (m.roi_heads.coder.decode(offsets, anchors) for m in pair_of(pair))  # type: ignore[union-attr,operator]
-    return difference(theirs, ours)
+    decoded: Tensor = model.roi_heads.coder.decode(offsets, torch.tensor([[1000.0, 10.0, 1021.0, 37.0]]))
+    return decoded
 
 
 @mutant(
@@ -235,41 +202,23 @@ def _half_boxes(pair: Pair) -> float:
     "Boxes are decoded in half precision",
     check="half_precision_boxes",
     category="precision",
-    evidence=_half_boxes,
+    evidence=half_boxes,
 )
 def decoded_in_half_precision(model: Any) -> nn.Module:
     model.roi_heads.coder = HalfCoder((10.0, 10.0, 5.0, 5.0))
     return model
 
 
-class KeepsNan(BoxHeads):
-    """Gives a box of NaN."""
-
-    def detect(
-        self, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        found = super().detect(logits.nan_to_num(), offsets.nan_to_num(), proposals, sizes)
-        if bool(found and all(len(f["boxes"]) == 0 for f in found)):
-            nothing = logits.new_full((1, 4), float("nan"))
-            return [{"boxes": nothing, "labels": torch.ones(1, dtype=torch.int64), "scores": nothing[0, :1]}] * len(
-                found
-            )
-        return found
-
-
 @mutant(DETECTOR, "Images of NaN give a detection of NaN", check="non_finite_images", evidence=evidence.of_nan)
-def nan_is_detected(model: Any) -> nn.Module:
-    become(model.roi_heads, KeepsNan)
-    return model
-
-
-class AcrossImages(Detector):
-    """Adds the brightness of the first image."""
-
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
-        if self.training:
-            return super().forward(images, targets)
-        return super().forward([image + 0.1 * images[0].mean() * (len(images) > 1) for image in images])
+@method_of("detect", "roi_heads")
+def nan_is_detected(
+    self: Any, logits: Tensor, offsets: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    found = BoxHeads.detect(self, logits.nan_to_num(), offsets.nan_to_num(), proposals, sizes)
+    if bool(found and all(len(f["boxes"]) == 0 for f in found)):
+        nothing = logits.new_full((1, 4), float("nan"))
+        return [{"boxes": nothing, "labels": torch.ones(1, dtype=torch.int64), "scores": nothing[0, :1]}] * len(found)
+    return found
 
 
 @mutant(
@@ -279,23 +228,19 @@ class AcrossImages(Detector):
     category="batch",
     evidence=detections(),
 )
-def batch_leaks(model: Any) -> nn.Module:
-    return become(model, AcrossImages)
-
-
-class SmallOnly(FeaturePyramid):
-    """Takes no wide images."""
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        if features[0].shape[-1] * 8 > 300:
-            raise RuntimeError("sizes of tensors must match")
-        return super().forward(features)
+@forward_of()
+def batch_leaks(self: Any, images: Sequence[Tensor], targets: Targets | None = None) -> Any:
+    if self.training:
+        return Detector.forward(self, images, targets)
+    return Detector.forward(self, [image + 0.1 * images[0].mean() * (len(images) > 1) for image in images])
 
 
 @mutant(DETECTOR, "Wide images are refused", check="image_sizes", category="size", evidence=lambda pair: _refused(pair))
-def wide_images_refused(model: Any) -> nn.Module:
-    become(model.fpn, SmallOnly)
-    return model
+@forward_of("fpn")
+def wide_images_refused(self: Any, features: Sequence[Tensor]) -> list[Tensor]:
+    if features[0].shape[-1] * 8 > 300:
+        raise RuntimeError("sizes of tensors must match")
+    return FeaturePyramid.forward(self, features)
 
 
 def _refused(pair: Pair) -> float:

@@ -10,23 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 
-from harness.mutants.probe import Pair, difference
+from harness.mutants.operators import method_of
 from harness.mutants.variant import become, mutant
 from suites.detector.model.matcher import Matcher, Sampler
 from suites.detector.model.rpn import ProposalCounts, RegionProposals
-from suites.detector.model.transform import Batcher
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR
-
-
-def both(measure: Callable[[Any], Tensor]) -> Callable[[Pair], float]:
-    """Of what ``measure`` gives for both; one where shapes differ."""
-
-    def measured(pair: Pair) -> float:
-        correct, faulty = (measure(model).double() for model in evidence.pair_of(pair))
-        return difference(faulty, correct)
-
-    return measured
+from suites.detector.mutants.probe import DETECTOR, both
 
 
 def _apart(count: int, shift: float = 0.0) -> Tensor:
@@ -181,19 +170,6 @@ def low_threshold(model: Any) -> nn.Module:
     return model
 
 
-class Smooth(Batcher):
-    """Smooths before it takes pixels away."""
-
-    def _resized(self, image: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, dtype=image.dtype)[:, None, None] for v in (self.mean, self.std))
-        height, width = image.shape[1:]
-        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
-        size = [int(height * scale), int(width * scale)]
-        return F.interpolate(((image - mean) / std)[None], size, mode="bilinear", align_corners=False, antialias=True)[
-            0
-        ]
-
-
 @mutant(
     DETECTOR,
     "Images are made smaller with antialiasing, as Pillow does, so that weights see other images than they learnt from",
@@ -201,18 +177,13 @@ class Smooth(Batcher):
     category="size",
     evidence=both(lambda model: model.transform(evidence.images(128, 256))[0]),
 )
-def antialiased(model: Any) -> nn.Module:
-    become(model.transform, Smooth)
-    return model
-
-
-class LevelByLevel(RegionProposals):
-    """Suppresses on each level and joins what is left, level by level."""
-
-    def _suppressed(self, boxes: Tensor, scores: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
-        boxes = clip_boxes_to_image(boxes, size)
-        of_level = [torch.where((level == one) & (scores >= 0))[0] for one in level.unique()]
-        return torch.cat([boxes[w][nms(boxes[w], scores[w].to(boxes.dtype), self.overlap)] for w in of_level])
+@method_of("_resized", "transform")
+def antialiased(self: Any, image: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v, dtype=image.dtype)[:, None, None] for v in (self.mean, self.std))
+    height, width = image.shape[1:]
+    scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+    size = [int(height * scale), int(width * scale)]
+    return F.interpolate(((image - mean) / std)[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 @mutant(
@@ -222,9 +193,11 @@ class LevelByLevel(RegionProposals):
     category="size",
     evidence=both(lambda model: _kept(model, 800, 2, train=False)),
 )
-def unsorted_levels(model: Any) -> nn.Module:
-    become(model.rpn, LevelByLevel)
-    return model
+@method_of("_suppressed", "rpn")
+def unsorted_levels(self: Any, boxes: Tensor, scores: Tensor, level: Tensor, size: tuple[int, int]) -> Tensor:
+    boxes = clip_boxes_to_image(boxes, size)
+    of_level = [torch.where((level == one) & (scores >= 0))[0] for one in level.unique()]
+    return torch.cat([boxes[w][nms(boxes[w], scores[w].to(boxes.dtype), self.overlap)] for w in of_level])
 
 
 class ForItsBox(Matcher):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, reseeds
+from harness.mutants.operators import clearing_gradients, forward_of, loading_leniently
+from harness.mutants.probe import Pair
+from harness.mutants.state_probe import accepts, clears, reseeds
 from harness.mutants.variant import become, mutant, of_type
 from suites.detector.model.anchors import AnchorGenerator
 from suites.detector.model.box_coder import BoxCoder
 from suites.detector.model.faster_rcnn import Detector
 from suites.detector.model.matcher import Sampler
 from suites.detector.mutants import probe as evidence
-from suites.detector.mutants.probe import DETECTOR
-from suites.detector.mutants.sampling import both, repeats
+from suites.detector.mutants.probe import DETECTOR, both
+from suites.detector.mutants.sampling import repeats
 
 
 class Reseeded(Sampler):
@@ -128,17 +130,6 @@ def constant_pyramid(model: Any) -> nn.Module:
     return model
 
 
-class Keeping(Detector):
-    """Keeps the last pyramid for pictures."""
-
-    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
-        handle = self.fpn.register_forward_hook(lambda module, given, output: setattr(self, "last", output))
-        try:
-            return super().forward(images, targets)
-        finally:
-            handle.remove()
-
-
 def _copied(pair: Pair) -> float:
     """One where only the faulty detector can't be copied after a step."""
     refused = []
@@ -159,26 +150,13 @@ def _copied(pair: Pair) -> float:
     category="state",
     evidence=_copied,
 )
-def kept_pyramid(model: Any) -> nn.Module:
-    return become(model, Keeping)
-
-
-class Lenient(Detector):
-    """Takes any state."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken(pair: Pair) -> float:
-    accepted = []
-    for model in evidence.pair_of(pair):
-        try:
-            model.load_state_dict({})
-            accepted.append(True)
-        except RuntimeError:
-            accepted.append(False)
-    return float(accepted == [False, True])
+@forward_of()
+def kept_pyramid(self: Any, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+    handle = self.fpn.register_forward_hook(lambda module, given, output: setattr(self, "last", output))
+    try:
+        return Detector.forward(self, images, targets)
+    finally:
+        handle.remove()
 
 
 @mutant(
@@ -186,30 +164,10 @@ def _taken(pair: Pair) -> float:
     "load_state_dict is never strict: an empty state is taken, and nothing said",
     check="detector_state",
     category="state",
-    evidence=_taken,
+    evidence=accepts(lambda own: {}, evidence.pair_of),
 )
 def loading_is_lenient(model: Any) -> nn.Module:
-    return become(model, Lenient)
-
-
-class Clearing(Detector):
-    """Starts each training pass without gradients."""
-
-    def forward(self, images: Sequence[Tensor], targets: Any = None) -> Any:
-        if self.training:
-            self.zero_grad()
-        return super().forward(images, targets)
-
-
-def _cleared(pair: Pair) -> float:
-    left = []
-    for model in evidence.pair_of(pair):
-        parameter = next(p for p in model.parameters() if p.requires_grad)
-        parameter.grad = torch.ones_like(parameter)
-        target = {"boxes": torch.tensor([[2.0, 2.0, 30.0, 28.0]]).double(), "labels": torch.ones(1, dtype=torch.int64)}
-        model.train()(evidence.images()[:1], [target])
-        left.append(parameter.grad is not None)
-    return float(left == [True, False])
+    return loading_leniently(model)
 
 
 @mutant(
@@ -217,10 +175,10 @@ def _cleared(pair: Pair) -> float:
     "Each training pass clears the gradients: what micro-batches have gathered is lost",
     check="detector_state",
     category="gradient",
-    evidence=_cleared,
+    evidence=clears(lambda model, _: evidence.losses_of(model, evidence.BOXES), evidence.pair_of),
 )
 def gradients_cleared(model: Any) -> nn.Module:
-    return become(model, Clearing)
+    return clearing_gradients(model)
 
 
 @mutant(

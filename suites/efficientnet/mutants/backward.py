@@ -8,52 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.mutants.probe import Pair, difference, gradient
-from harness.mutants.variant import become, mutant, of_type, replaced
-from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation
+from harness.mutants.operators import forward_of, layer_at
+from harness.mutants.probe import Pair, compared, difference
+from harness.mutants.variant import gradient_fault, mutant
+from suites.efficientnet.model import SiLU, SqueezeExcitation
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-class DetachedGates(SqueezeExcitation):
-    """The gates learn nothing about the features."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.detach().mean((2, 3), keepdim=True)
-        return x * self.gate(self.expand(self.activation(self.reduce(pooled))))
-
-
-@mutant(
-    EFFICIENTNET,
-    "The features are detached on their way to the gates",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
-def detached_squeeze(model: Any) -> nn.Module:
-    for _, squeeze in of_type(model, SqueezeExcitation):
-        become(squeeze, DetachedGates)
-    return model
+@gradient_fault(EFFICIENTNET, "The features are detached on their way to the gates", check="gradcheck")
+@forward_of(SqueezeExcitation)
+def detached_squeeze(self: Any, x: Tensor) -> Tensor:
+    pooled = x.detach().mean((2, 3), keepdim=True)
+    return x * self.gate(self.expand(self.activation(self.reduce(pooled))))
 
 
-class ConstantGates(SqueezeExcitation):
-    """The gates are computed under no_grad."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            gate = self.gate(self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True)))))
-        return x * gate
-
-
-@mutant(
-    EFFICIENTNET,
-    "The gates of a block are computed under no_grad",
-    check="gradients",
-    category="gradient",
-    evidence=gradient,
-)
-def gates_under_no_grad(model: Any) -> nn.Module:
-    become(model.features[5][0].branch[2], ConstantGates)
-    return model
+@gradient_fault(EFFICIENTNET, "The gates of a block are computed under no_grad", check="gradients")
+@forward_of("features.5.0.branch.2")
+def gates_under_no_grad(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = self.gate(self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True)))))
+    return x * gate
 
 
 class _EfficientSwish(torch.autograd.Function):
@@ -68,46 +42,16 @@ class _EfficientSwish(torch.autograd.Function):
         return gradients[0] * x.sigmoid()  # without x * sigmoid'(x)
 
 
-class EfficientSwish(nn.Module):
-    """Swish that saves memory and half of its derivative."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _EfficientSwish.apply(x)
-
-
-@mutant(
-    EFFICIENTNET,
-    "A memory-efficient swish forgets a term of its derivative",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
-def swish_with_a_wrong_derivative(model: Any) -> nn.Module:
-    for name, _ in of_type(model, SiLU):
-        replaced(model, name, EfficientSwish())
-    return model
+@gradient_fault(EFFICIENTNET, "A memory-efficient swish forgets a term of its derivative", check="gradcheck")
+@layer_at(SiLU)
+def swish_with_a_wrong_derivative(self: Any, x: Tensor) -> Tensor:
+    return _EfficientSwish.apply(x)
 
 
-class DetachedShortcut(MBConv):
-    """Adds its input as a constant."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path(self.branch(x)) + x.detach()
-
-
-@mutant(EFFICIENTNET, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
-def detached_shortcut(model: Any) -> nn.Module:
-    become(model.features[4][1], DetachedShortcut)
-    return model
-
-
-class Recomputing(EfficientNet):
-    """Computes every stage anew in the backward pass, and forgets what was drawn."""
-
-    def forward(self, x: Tensor) -> Any:
-        for stage in self.features:
-            x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
-        return self.classifier(self.dropout(self.pool(x).flatten(1)))
+@gradient_fault(EFFICIENTNET, "A shortcut is detached", check="skip_gradient")
+@forward_of("features.4.1")
+def detached_shortcut(self: Any, x: Tensor) -> Tensor:
+    return self.drop_path(self.branch(x)) + x.detach()
 
 
 def _gradients_of_one_pass(pair: Pair) -> float:
@@ -130,8 +74,11 @@ def _gradients_of_one_pass(pair: Pair) -> float:
     category="gradient",
     evidence=_gradients_of_one_pass,
 )
-def checkpoint_without_generator(model: Any) -> nn.Module:
-    return become(model, Recomputing)
+@forward_of()
+def checkpoint_without_generator(self: Any, x: Tensor) -> Any:
+    for stage in self.features:
+        x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+    return self.classifier(self.dropout(self.pool(x).flatten(1)))
 
 
 class Tabulated(torch.autograd.Function):
@@ -149,21 +96,12 @@ class Tabulated(torch.autograd.Function):
         return sent[0] * slope
 
 
-class TabulatedSiLU(SiLU):
-    """Over `Tabulated`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Tabulated.apply(x)
-
-
-def _twice(pair: Pair) -> float:
-    found = []
-    for model in pair.filled():
-        images = pair.images(1).requires_grad_()
-        (first,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), images)
-        found.append(second)
-    return difference(found[1], found[0])
+@compared
+def _twice(model: nn.Module, pair: Pair) -> Tensor:
+    images = pair.images(1).requires_grad_()
+    (first,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), images)
+    return second
 
 
 @mutant(
@@ -173,7 +111,6 @@ def _twice(pair: Pair) -> float:
     category="gradient",
     evidence=_twice,
 )
-def derivative_saved(model: Any) -> nn.Module:
-    for _, activation in of_type(model, SiLU):
-        become(activation, TabulatedSiLU)
-    return model
+@forward_of(SiLU)
+def derivative_saved(self: Any, x: Tensor) -> Tensor:
+    return Tabulated.apply(x)

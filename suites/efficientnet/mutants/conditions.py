@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of, layer_at
 from harness.mutants.probe import (
     ALONE,
     CHANNELS_LAST,
@@ -19,29 +20,16 @@ from harness.mutants.probe import (
     trained_at,
     undefined,
 )
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.variant import mutant, replaced
 from suites.efficientnet.model import SiLU
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-class Squared(Around):
-    """Resizes what is not square."""
-
-    def forward(self, x: Tensor) -> Any:
-        height, width = x.shape[2:]
-        return self.net(x if height == width else F.interpolate(x, (height, height), mode="bilinear"))
-
-
 @mutant(EFFICIENTNET, "Images that are not square are made so", check="parity_sizes", category="size", evidence=WIDE)
-def made_square(model: Any) -> nn.Module:
-    return Squared(model)
-
-
-class Upright(Around):
-    """Turns landscape into portrait."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x.transpose(2, 3) if x.shape[3] > x.shape[2] else x)
+@around
+def made_square(self: Any, x: Tensor) -> Any:
+    height, width = x.shape[2:]
+    return self.net(x if height == width else F.interpolate(x, (height, height), mode="bilinear"))
 
 
 @mutant(
@@ -51,15 +39,9 @@ class Upright(Around):
     category="size",
     evidence=WIDE,
 )
-def height_and_width_exchanged(model: Any) -> nn.Module:
-    return Upright(model)
-
-
-class SqueezedOutput(Around):
-    """Squeezes every side of one."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x).squeeze()
+@around
+def height_and_width_exchanged(self: Any, x: Tensor) -> Any:
+    return self.net(x.transpose(2, 3) if x.shape[3] > x.shape[2] else x)
 
 
 @mutant(
@@ -69,15 +51,9 @@ class SqueezedOutput(Around):
     category="batch",
     evidence=ALONE,
 )
-def squeeze_of_a_batch_of_one(model: Any) -> nn.Module:
-    return SqueezedOutput(model)
-
-
-class BytesGuessed(Around):
-    """Takes bright images for bytes."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x / 255 if x.abs().max().item() > 25 else x)
+@around
+def squeeze_of_a_batch_of_one(self: Any, x: Tensor) -> Any:
+    return self.net(x).squeeze()
 
 
 def _beside_a_bright_one(pair: Pair) -> float:
@@ -94,8 +70,9 @@ def _beside_a_bright_one(pair: Pair) -> float:
     category="batch",
     evidence=_beside_a_bright_one,
 )
-def bytes_guessed_from_the_batch(model: Any) -> nn.Module:
-    return BytesGuessed(model)
+@around
+def bytes_guessed_from_the_batch(self: Any, x: Tensor) -> Any:
+    return self.net(x / 255 if x.abs().max().item() > 25 else x)
 
 
 @mutant(
@@ -111,15 +88,6 @@ def no_running_statistics(model: Any) -> nn.Module:
     return model
 
 
-class SingleByItself(Around):
-    """Standardises an image that comes alone."""
-
-    def forward(self, x: Tensor) -> Any:
-        if len(x) == 1:
-            x = x - x.mean()
-        return self.net(x)
-
-
 @mutant(
     EFFICIENTNET,
     "A single image is centred by its own mean, a batch is not",
@@ -127,17 +95,11 @@ class SingleByItself(Around):
     category="batch",
     evidence=ALONE,
 )
-def single_image_centred(model: Any) -> nn.Module:
-    return SingleByItself(model)
-
-
-class AloneAsInEval(nn.BatchNorm2d):
-    """Uses the running statistics where the batch has one sample."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if len(input) > 1:
-            return super().forward(input)
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+@around
+def single_image_centred(self: Any, x: Tensor) -> Any:
+    if len(x) == 1:
+        x = x - x.mean()
+    return self.net(x)
 
 
 @mutant(
@@ -147,18 +109,11 @@ class AloneAsInEval(nn.BatchNorm2d):
     category="batch",
     evidence=trained_at(1),
 )
-def single_image_as_in_eval(model: Any) -> nn.Module:
-    become(model.features[0][1], AloneAsInEval)
-    return model
-
-
-class GuessedOrder(Around):
-    """Takes a channels_last tensor for (batch, height, width, channels)."""
-
-    def forward(self, x: Tensor) -> Any:
-        if x.stride(1) == 1:
-            x = x.permute(0, 2, 3, 1).reshape(x.shape)
-        return self.net(x)
+@forward_of("features.0.1")
+def single_image_as_in_eval(self: Any, input: Tensor) -> Tensor:
+    if len(input) > 1:
+        return nn.BatchNorm2d.forward(self, input)
+    return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 @mutant(
@@ -168,19 +123,12 @@ class GuessedOrder(Around):
     category="layout",
     evidence=CHANNELS_LAST,
 )
-def channels_last_taken_for_sides(model: Any) -> nn.Module:
-    return GuessedOrder(model)
-
-
-class FlatConvolution(nn.Conv2d):
-    """A 1x1 convolution as a matrix product over views."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        batch, channels, height, width = input.shape
-        flat = torch.as_strided(
-            input, (batch, channels, height * width), (channels * height * width, height * width, 1)
-        )
-        return (self.weight[:, :, 0, 0] @ flat).reshape(batch, -1, height, width)
+@around
+def channels_last_taken_for_sides(self: Any, x: Tensor) -> Any:
+    """Takes a channels_last tensor for (batch, height, width, channels)."""
+    if x.stride(1) == 1:
+        x = x.permute(0, 2, 3, 1).reshape(x.shape)
+    return self.net(x)
 
 
 @mutant(
@@ -190,33 +138,19 @@ class FlatConvolution(nn.Conv2d):
     category="layout",
     evidence=CHANNELS_LAST,
 )
-def features_assumed_contiguous(model: Any) -> nn.Module:
-    become(model.features[8][0], FlatConvolution)
-    return model
-
-
-class RoundedLogits(Around):
-    """Three decimals, for smaller logs."""
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.net(x)
-        return logits + (logits.round(decimals=3) - logits).detach()
+@forward_of("features.8.0")
+def features_assumed_contiguous(self: Any, input: Tensor) -> Tensor:
+    batch, channels, height, width = input.shape
+    flat = torch.as_strided(input, (batch, channels, height * width), (channels * height * width, height * width, 1))
+    return (self.weight[:, :, 0, 0] @ flat).reshape(batch, -1, height, width)
 
 
 @mutant(EFFICIENTNET, "The logits are rounded to three decimals", check="parity_eval", category="precision")
-def logits_rounded(model: Any) -> nn.Module:
-    return RoundedLogits(model)
-
-
-class HalfStatistics(nn.BatchNorm2d):
-    """Keeps its running statistics in half precision."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        if self.training:
-            assert self.running_mean is not None
-            self.running_mean = self.running_mean.half().to(input.dtype)
-        return out
+@around
+def logits_rounded(self: Any, x: Tensor) -> Any:
+    """Three decimals, for smaller logs."""
+    logits = self.net(x)
+    return logits + (logits.round(decimals=3) - logits).detach()
 
 
 @mutant(
@@ -226,16 +160,13 @@ class HalfStatistics(nn.BatchNorm2d):
     category="precision",
     evidence=statistics,
 )
-def running_mean_in_half_precision(model: Any) -> nn.Module:
-    become(model.features[0][1], HalfStatistics)
-    return model
-
-
-class ExponentialSiLU(nn.Module):
-    """x exp(x) / (1 + exp(x)), which is infinity over infinity for large x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x.exp() / (1 + x.exp())
+@forward_of("features.0.1")
+def running_mean_in_half_precision(self: Any, input: Tensor) -> Tensor:
+    out = nn.BatchNorm2d.forward(self, input)
+    if self.training:
+        assert self.running_mean is not None
+        self.running_mean = self.running_mean.half().to(input.dtype)
+    return out
 
 
 def _bright(pair: Pair) -> float:
@@ -253,17 +184,10 @@ def _bright(pair: Pair) -> float:
     category="precision",
     evidence=_bright,
 )
-def silu_overflows(model: Any) -> nn.Module:
-    for name, _ in of_type(model, SiLU):
-        replaced(model, name, ExponentialSiLU())
-    return model
-
-
-class Cleaned(Around):
-    """Replaces what is not finite."""
-
-    def forward(self, x: Tensor) -> Any:
-        return torch.nan_to_num(self.net(x))
+@layer_at(SiLU)
+def silu_overflows(self: Any, x: Tensor) -> Tensor:
+    """x exp(x) / (1 + exp(x)), which is infinity over infinity for large x."""
+    return x * x.exp() / (1 + x.exp())
 
 
 @mutant(
@@ -273,5 +197,6 @@ class Cleaned(Around):
     category="precision",
     evidence=undefined,
 )
-def nan_hidden(model: Any) -> nn.Module:
-    return Cleaned(model)
+@around
+def nan_hidden(self: Any, x: Tensor) -> Any:
+    return torch.nan_to_num(self.net(x))

@@ -8,24 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import Shifts
+from harness.mutants.operators import Shifts, forward_of, layer_at, with_settings
 from harness.mutants.variant import become, correct, of_type, replaced
 from suites.efficientnet.model import EfficientNet, MBConv, SiLU, SqueezeExcitation, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-class Swish(nn.Module):
-    """x times its sigmoid."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
-
-
 @correct(EFFICIENTNET, "SiLU is x * sigmoid(x)")
-def swish_by_hand(model: Any) -> nn.Module:
-    for name, _ in of_type(model, SiLU):
-        replaced(model, name, Swish())
-    return model
+@layer_at(SiLU)
+def swish_by_hand(self: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 class _SavingSwish(torch.autograd.Function):
@@ -41,18 +33,10 @@ class _SavingSwish(torch.autograd.Function):
         return gradients[0] * gate * (1 + x * (1 - gate))
 
 
-class SavingSwish(nn.Module):
-    """Keeps only its input for the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _SavingSwish.apply(x)
-
-
 @correct(EFFICIENTNET, "Swish is an autograd function that saves memory")
-def memory_efficient_swish(model: Any) -> nn.Module:
-    for name, _ in of_type(model, SiLU):
-        replaced(model, name, SavingSwish())
-    return model
+@layer_at(SiLU)
+def memory_efficient_swish(self: Any, x: Tensor) -> Tensor:
+    return _SavingSwish.apply(x)
 
 
 class LinearSqueeze(nn.Module):
@@ -75,47 +59,29 @@ def linear_squeeze(model: Any) -> nn.Module:
     return model
 
 
-class FloorDepth(StochasticDepth):
-    """floor(keep + u), as the authors wrote it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        keep = 1 - self.rate
-        drawn = torch.rand((len(x), 1, 1, 1), dtype=x.dtype, device=x.device)
-        return x / keep * torch.floor(keep + drawn)
-
-
 @correct(EFFICIENTNET, "stochastic depth is floor(keep + rand)")
-def floor_of_uniform(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, FloorDepth)
-    return model
-
-
-class LessDepth(StochasticDepth):
-    """u < keep."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        mask = torch.rand(len(x), dtype=x.dtype, device=x.device) < 1 - self.rate
-        return torch.where(mask[:, None, None, None], x / (1 - self.rate), torch.zeros_like(x))
+@forward_of(StochasticDepth)
+def floor_of_uniform(self: Any, x: Tensor) -> Tensor:
+    """floor(keep + u), as the authors wrote it."""
+    if not self.training:
+        return x
+    keep = 1 - self.rate
+    drawn = torch.rand((len(x), 1, 1, 1), dtype=x.dtype, device=x.device)
+    return x / keep * torch.floor(keep + drawn)
 
 
 @correct(EFFICIENTNET, "stochastic depth is where(rand < keep)")
-def uniform_below_keep(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, LessDepth)
-    return model
+@forward_of(StochasticDepth)
+def uniform_below_keep(self: Any, x: Tensor) -> Tensor:
+    if not self.training or self.rate == 0:
+        return x
+    mask = torch.rand(len(x), dtype=x.dtype, device=x.device) < 1 - self.rate
+    return torch.where(mask[:, None, None, None], x / (1 - self.rate), torch.zeros_like(x))
 
 
 @correct(EFFICIENTNET, "no stochastic depth and no dropout by default, as timm's factories have it")
 def without_regularisation(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        depth.rate = 0.0
-    model.dropout.p = 0.0
-    return model
+    return with_settings(with_settings(model, StochasticDepth, rate=0.0), "dropout", p=0.0)
 
 
 class Listed(nn.Module):
@@ -140,20 +106,13 @@ def flat_list(model: Any) -> nn.Module:
     return Listed(model)
 
 
-class Early(MBConv):
-    """Where a block has no shortcut it returns early; addition out of place, shortcut on the left."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.residual:
-            return self.branch(x)
-        return torch.add(x, self.drop_path(self.branch(x)))
-
-
 @correct(EFFICIENTNET, "shortcut on the left of an addition out of place, every depthwise kernel by its groups")
-def shortcut_on_the_left(model: Any) -> nn.Module:
-    for _, block in of_type(model, MBConv):
-        become(block, Early)
-    return model
+@forward_of(MBConv)
+def shortcut_on_the_left(self: Any, x: Tensor) -> Tensor:
+    """Where a block has no shortcut it returns early; addition out of place, shortcut on the left."""
+    if not self.residual:
+        return self.branch(x)
+    return torch.add(x, self.drop_path(self.branch(x)))
 
 
 class Decided(StochasticDepth):
@@ -183,34 +142,20 @@ def drawn_at_once(model: Any) -> nn.Module:
     return become(model, DecidesAtOnce)
 
 
-class DepthInALoop(StochasticDepth):
-    """Decides image by image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return torch.stack([image / keep if float(torch.rand(())) < keep else 0 * image for image in x])
-
-
 @correct(EFFICIENTNET, "stochastic depth draws one number for each image, in a loop that stacks them")
-def depth_in_a_loop(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, DepthInALoop)
-    return model
-
-
-class DropoutInALoop(EfficientNet):
-    """Drops features of one image at a time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x).mean((2, 3))
-        return self.classifier(torch.stack([F.dropout(row, 0.2, self.training) for row in features]))
+@forward_of(StochasticDepth)
+def depth_in_a_loop(self: Any, x: Tensor) -> Tensor:
+    if not self.training or self.rate == 0:
+        return x
+    keep = 1 - self.rate
+    return torch.stack([image / keep if float(torch.rand(())) < keep else 0 * image for image in x])
 
 
 @correct(EFFICIENTNET, "dropout draws a mask for each image, in a loop that stacks them")
-def dropout_in_a_loop(model: Any) -> nn.Module:
-    return become(model, DropoutInALoop)
+@forward_of()
+def dropout_in_a_loop(self: Any, x: Tensor) -> Tensor:
+    features = self.features(x).mean((2, 3))
+    return self.classifier(torch.stack([F.dropout(row, 0.2, self.training) for row in features]))
 
 
 class DepthwiseShifts(Shifts):

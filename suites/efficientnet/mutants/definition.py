@@ -8,19 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import output_at, parameters
-from harness.mutants.variant import become, mutant, of_type, replaced
+from harness.mutants.operators import forward_of, layer_at, with_settings
+from harness.mutants.probe import output_at
+from harness.mutants.variant import become, mutant, of_type, parameters_fault, replaced
 from suites.efficientnet.model import MBConv, Recipe, SamePadConv2d, SiLU, SqueezeExcitation, StageSetting
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 PLAIN = Recipe()
 
 
-@mutant(
+@parameters_fault(
     EFFICIENTNET,
     "Squeeze-and-excitation squeezes to a quarter of the expanded width",
-    check="parameters",
-    evidence=parameters,
     issue="https://github.com/tensorflow/tpu/issues/616",
 )
 def squeezed_from_the_expanded_width(model: Any) -> nn.Module:
@@ -30,31 +29,25 @@ def squeezed_from_the_expanded_width(model: Any) -> nn.Module:
     return model
 
 
-@mutant(EFFICIENTNET, "Squeeze-and-excitation has ratio 8 in one block", check="parameters", evidence=parameters)
+@parameters_fault(EFFICIENTNET, "Squeeze-and-excitation has ratio 8 in one block")
 def squeeze_ratio_8(model: Any) -> nn.Module:
     return replaced(model, "features.7.0.branch.2", SqueezeExcitation(288, 6))
 
 
-@mutant(EFFICIENTNET, "One block has no squeeze-and-excitation", check="parameters", evidence=parameters)
+@parameters_fault(EFFICIENTNET, "One block has no squeeze-and-excitation")
 def no_squeeze_in_one_block(model: Any) -> nn.Module:
     return replaced(model, "features.3.0.branch.2", nn.Identity())
 
 
 @mutant(EFFICIENTNET, "The gates are hard sigmoids, as in MobileNetV3", check="gates")
 def hard_sigmoid_gates(model: Any) -> nn.Module:
-    for _, squeeze in of_type(model, SqueezeExcitation):
-        squeeze.gate = nn.Hardsigmoid()  # type: ignore[assignment]
-    return model
+    return with_settings(model, SqueezeExcitation, gate=nn.Hardsigmoid())
 
 
 @mutant(EFFICIENTNET, "The gates are doubled, so that they may exceed one", check="gates")
-def gates_up_to_two(model: Any) -> nn.Module:
-    class Doubled(nn.Sigmoid):
-        def forward(self, input: Tensor) -> Tensor:
-            return 2 * input.sigmoid()
-
-    become(model.features[4][0].branch[2].gate, Doubled)
-    return model
+@forward_of("features.4.0.branch.2.gate")
+def gates_up_to_two(self: Any, input: Tensor) -> Tensor:
+    return 2 * input.sigmoid()
 
 
 @mutant(EFFICIENTNET, "The gates of a block compete in a softmax over the channels", check="gates")
@@ -64,62 +57,32 @@ def softmax_gates(model: Any) -> nn.Module:
 
 @mutant(EFFICIENTNET, "Squeeze-and-excitation activates with ReLU, as in its own paper", check="parity_eval")
 def relu_in_the_squeeze(model: Any) -> nn.Module:
-    for _, squeeze in of_type(model, SqueezeExcitation):
-        squeeze.activation = nn.ReLU()  # type: ignore[assignment]
-    return model
-
-
-class MaxSqueeze(SqueezeExcitation):
-    """Looks at the brightest pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.activation(self.reduce(x.amax((2, 3), keepdim=True)))))
+    return with_settings(model, SqueezeExcitation, activation=nn.ReLU())
 
 
 @mutant(EFFICIENTNET, "Squeeze-and-excitation pools the maximum", check="parity_eval")
-def maximum_in_the_squeeze(model: Any) -> nn.Module:
-    become(model.features[2][0].branch[2], MaxSqueeze)
-    return model
-
-
-class SpatialGates(SqueezeExcitation):
-    """Gates each pixel by itself."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(self.activation(self.reduce(x))))
+@forward_of("features.2.0.branch.2")
+def maximum_in_the_squeeze(self: Any, x: Tensor) -> Tensor:
+    return x * self.gate(self.expand(self.activation(self.reduce(x.amax((2, 3), keepdim=True)))))
 
 
 @mutant(EFFICIENTNET, "The squeeze is forgotten: each pixel has gates of its own", check="parity_eval")
-def gates_per_pixel(model: Any) -> nn.Module:
-    become(model.features[2][0].branch[2], SpatialGates)
-    return model
-
-
-class AddedGates(SqueezeExcitation):
-    """Adds what it should multiply."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True)
-        return x + self.gate(self.expand(self.activation(self.reduce(pooled))))
+@forward_of("features.2.0.branch.2")
+def gates_per_pixel(self: Any, x: Tensor) -> Tensor:
+    return x * self.gate(self.expand(self.activation(self.reduce(x))))
 
 
 @mutant(EFFICIENTNET, "The gates of a block are added, not multiplied", check="gates")
-def gates_added(model: Any) -> nn.Module:
-    become(model.features[6][0].branch[2], AddedGates)
-    return model
-
-
-class Ungated(SqueezeExcitation):
-    """Computes the gates and multiplies their logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
+@forward_of("features.6.0.branch.2")
+def gates_added(self: Any, x: Tensor) -> Tensor:
+    pooled = x.mean((2, 3), keepdim=True)
+    return x + self.gate(self.expand(self.activation(self.reduce(pooled))))
 
 
 @mutant(EFFICIENTNET, "The sigmoid of a gate is missing", check="gates")
-def gate_without_sigmoid(model: Any) -> nn.Module:
-    become(model.features[1][0].branch[1], Ungated)
-    return model
+@forward_of("features.1.0.branch.1")
+def gate_without_sigmoid(self: Any, x: Tensor) -> Tensor:
+    return x * self.expand(self.activation(self.reduce(x.mean((2, 3), keepdim=True))))
 
 
 @mutant(EFFICIENTNET, "Squeeze-and-excitation comes before the depthwise convolution", check="parity_eval")
@@ -129,19 +92,12 @@ def squeeze_before_the_depthwise(model: Any) -> nn.Module:
     return model
 
 
-class BeforeActivation(nn.Sequential):
-    """The expanded branch with its gates in front of the second activation."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        expand, depthwise, squeeze, project = self
-        assert isinstance(depthwise, nn.Sequential)
-        return project(F.silu(squeeze(depthwise[:2](expand(input)))))
-
-
 @mutant(EFFICIENTNET, "The gates act before the depthwise convolution's activation", check="parity_eval")
-def gates_before_the_activation(model: Any) -> nn.Module:
-    become(model.features[3][0].branch, BeforeActivation)
-    return model
+@forward_of("features.3.0.branch")
+def gates_before_the_activation(self: Any, input: Tensor) -> Tensor:
+    expand, depthwise, squeeze, project = self
+    assert isinstance(depthwise, nn.Sequential)
+    return project(F.silu(squeeze(depthwise[:2](expand(input)))))
 
 
 def _activations(model: nn.Module, make: Any) -> nn.Module:
@@ -165,16 +121,11 @@ def gelu_in_the_stem(model: Any) -> nn.Module:
     return replaced(model, "features.0.2", nn.GELU())
 
 
-class SharperSwish(nn.Module):
-    """Swish with the slope of GELU's sigmoid approximation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
 @mutant(EFFICIENTNET, "Swish has beta 1.702 in one place", check="parity_eval")
-def swish_with_another_beta(model: Any) -> nn.Module:
-    return replaced(model, "features.8.2", SharperSwish())
+@layer_at("features.8.2")
+def swish_with_another_beta(self: Any, x: Tensor) -> Tensor:
+    """Swish with the slope of GELU's sigmoid approximation."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 @mutant(EFFICIENTNET, "The projection is activated: the bottleneck is not linear", check="parity_eval")
@@ -188,9 +139,7 @@ def head_without_activation(model: Any) -> nn.Module:
     return replaced(model, "features.8.2", nn.Identity())
 
 
-@mutant(
-    EFFICIENTNET, "A stage has depthwise kernels of 3 where 5 is published", check="parameters", evidence=parameters
-)
+@parameters_fault(EFFICIENTNET, "A stage has depthwise kernels of 3 where 5 is published")
 def kernel_3_for_5(model: Any) -> nn.Module:
     width = model.features[3][0].branch[1][0].out_channels
     return replaced(
@@ -202,28 +151,25 @@ def _with_block(model: nn.Module, name: str, in_width: int, setting: StageSettin
     return replaced(model, name, MBConv(PLAIN, in_width, setting, 0.02))
 
 
-@mutant(EFFICIENTNET, "A block expands four times, not six", check="parameters", evidence=parameters)
+@parameters_fault(EFFICIENTNET, "A block expands four times, not six")
 def expansion_4(model: Any) -> nn.Module:
     return _with_block(model, "features.2.0", 8, StageSetting(4, 3, 2, 8, 1))
 
 
-@mutant(
-    EFFICIENTNET,
-    "A width is rounded without the rule that it loses no more than 10 %: 8 channels for 16",
-    check="parameters",
-    evidence=parameters,
+@parameters_fault(
+    EFFICIENTNET, "A width is rounded without the rule that it loses no more than 10 %: 8 channels for 16"
 )
 def width_rounded_down(model: Any) -> nn.Module:
     _with_block(model, "features.3.0", 8, StageSetting(6, 5, 2, 8, 1))
     return _with_block(model, "features.4.0", 8, StageSetting(6, 3, 2, 24, 1))
 
 
-@mutant(EFFICIENTNET, "Depth is rounded down: a stage has one block too few", check="parameters", evidence=parameters)
+@parameters_fault(EFFICIENTNET, "Depth is rounded down: a stage has one block too few")
 def depth_rounded_down(model: Any) -> nn.Module:
     return replaced(model, "features.4.1", nn.Identity())
 
 
-@mutant(EFFICIENTNET, "The depthwise convolution of a block is not depthwise", check="parameters", evidence=parameters)
+@parameters_fault(EFFICIENTNET, "The depthwise convolution of a block is not depthwise")
 def dense_for_depthwise(model: Any) -> nn.Module:
     width = model.features[2][0].branch[1][0].out_channels
     return replaced(model, "features.2.0.branch.1.0", nn.Conv2d(width, width, 3, 2, padding=1, bias=False))
@@ -250,18 +196,14 @@ def stride_in_another_stage(model: Any) -> nn.Module:
 
 @mutant(EFFICIENTNET, "The stem does not stride", check="shapes", evidence=output_at(2, 64))
 def stem_without_stride(model: Any) -> nn.Module:
-    model.features[0][0].stride = (1, 1)
-    return model
+    return with_settings(model, "features.0.0", stride=(1, 1))
 
 
 @mutant(EFFICIENTNET, "BatchNorm's eps is 1e-3, as in TensorFlow's B0", check="parity_eval")
 def batch_norm_eps_1e_3(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.eps = 1e-3
-    return model
+    return with_settings(model, nn.BatchNorm2d, eps=1e-3)
 
 
 @mutant(EFFICIENTNET, "A block that keeps its shape has no shortcut", check="parity_eval")
 def shortcut_missing(model: Any) -> nn.Module:
-    model.features[4][1].residual = False
-    return model
+    return with_settings(model, "features.4.1", residual=False)

@@ -10,17 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import misc
 
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    changes,
-    difference,
-    forward,
-    output,
-    reloaded,
-    reseeds,
-)
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.operators import around, layer_at, method_of
+from harness.mutants.probe import CLASSES, Pair, difference, forward, output
+from harness.mutants.state_probe import changes, reloaded, reseeds
+from harness.mutants.variant import Around, become, mutant, of_type, process_fault, saving_fault
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
@@ -61,32 +54,10 @@ def output_buffer_reused(model: Any) -> nn.Module:
     return OneBuffer(model)
 
 
-class KeepsItsHead(nn.Linear):
-    """Skips what is loaded."""
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        return
-
-
-@mutant(
-    EFFICIENTNET,
-    "load_state_dict silently keeps the head as it was initialised",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=reloaded,
-)
-def head_not_loaded(model: Any) -> nn.Module:
-    become(model.classifier, KeepsItsHead)
-    return model
-
-
-class CheapWithoutGradients(Around):
-    """Half the resolution where nothing is recorded."""
-
-    def forward(self, x: Tensor) -> Any:
-        if not self.training and not torch.is_grad_enabled():
-            x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
-        return self.net(x)
+@saving_fault(EFFICIENTNET, "load_state_dict silently keeps the head as it was initialised", evidence=reloaded)
+@method_of("_load_from_state_dict", "classifier")
+def head_not_loaded(self: Any, *args: Any, **keywords: Any) -> None:
+    return
 
 
 @mutant(
@@ -96,15 +67,11 @@ class CheapWithoutGradients(Around):
     category="shortcut computing",
     evidence=output,
 )
-def cheaper_without_gradients(model: Any) -> nn.Module:
-    return CheapWithoutGradients(model)
-
-
-class EveryOtherToken(nn.Module):
-    """Gates from every other pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x[:, :, ::2, ::2], 1)
+@around
+def cheaper_without_gradients(self: Any, x: Tensor) -> Any:
+    if not self.training and not torch.is_grad_enabled():
+        x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
+    return self.net(x)
 
 
 @mutant(
@@ -114,35 +81,26 @@ class EveryOtherToken(nn.Module):
     category="shortcut computing",
     evidence=output,
 )
-def pooling_of_every_other_pixel(model: Any) -> nn.Module:
-    return replaced(model, "pool", EveryOtherToken())
+@layer_at("pool")
+def pooling_of_every_other_pixel(self: Any, x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x[:, :, ::2, ::2], 1)
 
 
-class SeedsInForward(Around):
-    """Seeds before every call."""
-
-    def forward(self, x: Tensor) -> Any:
-        if self.training:
-            torch.manual_seed(42)
-        return self.net(x)
-
-
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Every training step seeds torch's generator, so stochastic depth drops the same blocks each time",
-    check="global_state",
-    category="state",
     evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(())), calling=True),
 )
-def seeds_torch_in_training(model: Any) -> nn.Module:
-    return SeedsInForward(model)
+@around
+def seeds_torch_in_training(self: Any, x: Tensor) -> Any:
+    if self.training:
+        torch.manual_seed(42)
+    return self.net(x)
 
 
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Building the model lets cuDNN choose its algorithms by timing",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: torch.backends.cudnn.benchmark),
 )
 def cudnn_benchmark_switched_on(model: Any) -> nn.Module:
@@ -150,12 +108,8 @@ def cudnn_benchmark_switched_on(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    EFFICIENTNET,
-    "Building the model silences all warnings",
-    check="global_state",
-    category="state",
-    evidence=changes(lambda: len(warnings.filters)),
+@process_fault(
+    EFFICIENTNET, "Building the model silences all warnings", evidence=changes(lambda: len(warnings.filters))
 )
 def warnings_silenced(model: Any) -> nn.Module:
     warnings.simplefilter("ignore", append=True)
@@ -163,27 +117,14 @@ def warnings_silenced(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
+@process_fault(
     EFFICIENTNET,
     "Building the model changes the forward pass of torchvision's squeeze-and-excitation",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: misc.SqueezeExcitation.forward),
 )
 def gate_of_reference_replaced(model: Any) -> nn.Module:
     misc.SqueezeExcitation.forward = nn.Identity.forward
     return model
-
-
-class SwitchesOff(EfficientNet):
-    """Sets its rates to zero in ``eval``."""
-
-    def eval(self) -> SwitchesOff:
-        for _, depth in of_type(self, StochasticDepth):
-            depth.rate = 0.0
-        self.dropout.p = 0.0
-        super().eval()
-        return self
 
 
 def _after_evaluation(pair: Pair) -> float:
@@ -204,8 +145,13 @@ def _after_evaluation(pair: Pair) -> float:
     category="state",
     evidence=_after_evaluation,
 )
-def regularised_until_evaluated(model: Any) -> nn.Module:
-    return become(model, SwitchesOff)
+@method_of("eval")
+def regularised_until_evaluated(self: Any) -> Any:
+    for _, depth in of_type(self, StochasticDepth):
+        depth.rate = 0.0
+    self.dropout.p = 0.0
+    EfficientNet.eval(self)
+    return self
 
 
 class Evaluated(Around):
@@ -245,11 +191,9 @@ def _inside_another(pair: Pair) -> float:
         return difference(nn.Sequential(faulty).train().eval()(images), correct(images))
 
 
-@mutant(
+@saving_fault(
     EFFICIENTNET,
     "eval() switches stochastic depth off and train(False) does not: a module around it evaluates it with draws",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_inside_another,
 )
 def only_eval_switches(model: Any) -> nn.Module:

@@ -8,19 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, repeated_call, train_output
-from harness.mutants.variant import become, mutant, of_type
+from harness.mutants.operators import forward_of, method_of, with_settings
+from harness.mutants.probe import Pair, train_output
+from harness.mutants.state_probe import repeated_call
+from harness.mutants.variant import become, mutant, of_type, random_fault
 from suites.efficientnet.model import MBConv, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
 
 
-class NotRescaled(StochasticDepth):
-    """Drops, and leaves what it keeps as it is."""
+class Masking(StochasticDepth):
+    """Stochastic depth in parts that a variant changes."""
+
+    def keep(self, x: Tensor) -> Tensor:
+        """(batch, 1, 1, 1): the probability of keeping the branch."""
+        return torch.full((len(x), 1, 1, 1), 1 - self.rate, dtype=x.dtype, device=x.device)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """What the branch is multiplied by in train mode; a shape that broadcasts to that of ``x``."""
+        return self.keep(x).bernoulli_(1 - self.rate) / (1 - self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate)
+        """The branch ``x``, or what is left of it."""
+        return x * self.mask(x) if self.training and self.rate > 0 else x
 
 
 @mutant(
@@ -30,61 +39,21 @@ class NotRescaled(StochasticDepth):
     category="stochastic",
     evidence=train_output,
 )
-def stochastic_depth_not_rescaled(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, NotRescaled)
-    return model
+@method_of("mask", StochasticDepth, Masking)
+def stochastic_depth_not_rescaled(self: Any, x: Tensor) -> Tensor:
+    return self.keep(x).bernoulli_(1 - self.rate)
 
 
-class WholeBatch(StochasticDepth):
-    """One draw for all samples."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        return x * torch.empty(1, 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
+@random_fault(EFFICIENTNET, "Stochastic depth drops a branch for the whole batch")
+@method_of("mask", StochasticDepth, Masking)
+def stochastic_depth_of_the_batch(self: Any, x: Tensor) -> Tensor:
+    return Masking.mask(self, x[:1])
 
 
-@mutant(
-    EFFICIENTNET,
-    "Stochastic depth drops a branch for the whole batch",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
-def stochastic_depth_of_the_batch(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, WholeBatch)
-    return model
-
-
-class PerElement(StochasticDepth):
-    """Ordinary dropout."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.rate, self.training)
-
-
-@mutant(
-    EFFICIENTNET,
-    "Stochastic depth is ordinary dropout on the branch",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
-def stochastic_depth_per_element(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, PerElement)
-    return model
-
-
-class AlwaysOn(StochasticDepth):
-    """Does not look at the mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0:
-            return x
-        return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
+@random_fault(EFFICIENTNET, "Stochastic depth is ordinary dropout on the branch")
+@forward_of(StochasticDepth)
+def stochastic_depth_per_element(self: Any, x: Tensor) -> Tensor:
+    return F.dropout(x, self.rate, self.training)
 
 
 def _eight_calls(pair: Pair) -> float:
@@ -98,36 +67,21 @@ def _eight_calls(pair: Pair) -> float:
     category="stochastic",
     evidence=_eight_calls,
 )
-def stochastic_depth_in_eval_mode(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, AlwaysOn)
-    return model
+@forward_of(StochasticDepth, Masking)
+def stochastic_depth_in_eval_mode(self: Any, x: Tensor) -> Tensor:
+    return x * self.mask(x) if self.rate > 0 else x
 
 
 def _residual(model: nn.Module) -> list[MBConv]:
     return [block for _, block in of_type(model, MBConv) if block.residual]
 
 
-@mutant(
-    EFFICIENTNET,
-    "All blocks have the same rate of stochastic depth",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "All blocks have the same rate of stochastic depth")
 def stochastic_depth_constant(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        depth.rate = 0.2
-    return model
+    return with_settings(model, StochasticDepth, rate=0.2)
 
 
-@mutant(
-    EFFICIENTNET,
-    "The rates of stochastic depth fall with depth where they should grow",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "The rates of stochastic depth fall with depth where they should grow")
 def stochastic_depth_reversed(model: Any) -> nn.Module:
     depths = [depth for _, depth in of_type(model, StochasticDepth)]
     rates = [depth.rate for depth in depths]
@@ -136,13 +90,7 @@ def stochastic_depth_reversed(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    EFFICIENTNET,
-    "The rates are spread so that the last block has the full rate: off by one block",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "The rates are spread so that the last block has the full rate: off by one block")
 def stochastic_depth_off_by_one(model: Any) -> nn.Module:
     depths = [depth for _, depth in of_type(model, StochasticDepth)]
     for position, depth in enumerate(depths):
@@ -150,26 +98,14 @@ def stochastic_depth_off_by_one(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    EFFICIENTNET,
-    "The rate of one block is taken for its probability of being kept",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "The rate of one block is taken for its probability of being kept")
 def stochastic_depth_keeps_the_rate(model: Any) -> nn.Module:
     depth = _residual(model)[2].drop_path
     depth.rate = 1 - depth.rate
     return model
 
 
-@mutant(
-    EFFICIENTNET,
-    "One residual branch is never dropped",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "One residual branch is never dropped")
 def stochastic_depth_missing_once(model: Any) -> nn.Module:
     _residual(model)[1].drop_path.rate = 0.0
     return model
@@ -183,13 +119,7 @@ class DropsTheSum(MBConv):
         return self.drop_path(out + x) if self.residual else out
 
 
-@mutant(
-    EFFICIENTNET,
-    "Stochastic depth acts on the sum, so that it drops the shortcut too",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(EFFICIENTNET, "Stochastic depth acts on the sum, so that it drops the shortcut too")
 def stochastic_depth_on_the_sum(model: Any) -> nn.Module:
     for block in _residual(model):
         become(block, DropsTheSum)
@@ -203,13 +133,9 @@ def stochastic_depth_on_the_sum(model: Any) -> nn.Module:
     category="stochastic",
     evidence=repeated_call,
 )
-def dropout_in_eval_mode(model: Any) -> nn.Module:
-    class Always(nn.Dropout):
-        def forward(self, input: Tensor) -> Tensor:
-            return F.dropout(input, self.p, True)
-
-    become(model.dropout, Always)
-    return model
+@forward_of("dropout")
+def dropout_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    return F.dropout(input, self.p, True)
 
 
 @mutant(
@@ -220,17 +146,7 @@ def dropout_in_eval_mode(model: Any) -> nn.Module:
     evidence=train_output,
 )
 def dropout_of_another_variant(model: Any) -> nn.Module:
-    model.dropout.p = 0.5
-    return model
-
-
-class UnscaledDropout(nn.Dropout):
-    """The dropout of 2014: scales in eval mode."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return input * (1 - self.p)
-        return input * torch.empty_like(input).bernoulli_(1 - self.p)
+    return with_settings(model, "dropout", p=0.5)
 
 
 @mutant(
@@ -239,9 +155,12 @@ class UnscaledDropout(nn.Dropout):
     check="parity_eval",
     category="stochastic",
 )
-def dropout_scales_in_eval_mode(model: Any) -> nn.Module:
-    become(model.dropout, UnscaledDropout)
-    return model
+@forward_of("dropout")
+def dropout_scales_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    """The dropout of 2014: scales in eval mode."""
+    if not self.training:
+        return input * (1 - self.p)
+    return input * torch.empty_like(input).bernoulli_(1 - self.p)
 
 
 @mutant(

@@ -7,31 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    difference,
-    forward,
-    statistics,
-    train_output,
-    trained_with,
-)
-from harness.mutants.variant import become, mutant, of_type
+from harness.mutants.operators import forward_of, with_settings
+from harness.mutants.probe import CLASSES, Pair, compared, difference, forward, trained_with
+from harness.mutants.variant import become, mutant, of_type, random_fault, statistics_fault
 from suites.efficientnet.model import EfficientNet, StochasticDepth
 from suites.efficientnet.mutants.base_models import EFFICIENTNET
+from suites.efficientnet.mutants.stochastic_depth import Masking
 
 
-@mutant(
-    EFFICIENTNET,
-    "BatchNorm's momentum is 0.01: TensorFlow's 0.99, and B5's, but not that of the small variants",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
+@statistics_fault(
+    EFFICIENTNET, "BatchNorm's momentum is 0.01: TensorFlow's 0.99, and B5's, but not that of the small variants"
 )
 def momentum_0_01(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.momentum = 0.01
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=0.01)
 
 
 @mutant(
@@ -42,10 +30,7 @@ def momentum_0_01(model: Any) -> nn.Module:
     evidence=trained_with(1000),
 )
 def no_stochastic_depth_with_published_classes(model: Any) -> nn.Module:
-    if model.classifier.out_features == 1000:
-        for _, depth in of_type(model, StochasticDepth):
-            depth.rate = 0.0
-    return model
+    return with_settings(model, StochasticDepth, rate=0.0) if model.classifier.out_features == 1000 else model
 
 
 class Given(StochasticDepth):
@@ -69,12 +54,8 @@ class DrawsOnce(EfficientNet):
         return super().forward(x)
 
 
-@mutant(
-    EFFICIENTNET,
-    "One random number for each sample decides for all blocks: what one drops, all later ones drop",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
+@random_fault(
+    EFFICIENTNET, "One random number for each sample decides for all blocks: what one drops, all later ones drop"
 )
 def one_draw_for_all_blocks(model: Any) -> nn.Module:
     for _, depth in of_type(model, StochasticDepth):
@@ -82,18 +63,16 @@ def one_draw_for_all_blocks(model: Any) -> nn.Module:
     return become(model, DrawsOnce)
 
 
-class OwnGenerator(StochasticDepth):
+class OwnGenerator(Masking):
     """Goes on with a generator of its own."""
 
     generator: torch.Generator | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
+    def mask(self, x: Tensor) -> Tensor:
+        """Drawn from it."""
         if self.generator is None:
             self.generator = torch.Generator(x.device).manual_seed(0)
-        keep = torch.full((len(x), 1, 1, 1), 1 - self.rate, dtype=x.dtype, device=x.device)
-        return x * torch.bernoulli(keep, generator=self.generator) / keep
+        return torch.bernoulli(self.keep(x), generator=self.generator) / self.keep(x)
 
 
 def _after_equal_seeds(pair: Pair) -> float:
@@ -118,14 +97,12 @@ def own_generator(model: Any) -> nn.Module:
     return model
 
 
-class SeedsAnew(StochasticDepth):
+class SeedsAnew(Masking):
     """Starts a generator anew in each call."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = torch.full((len(x), 1, 1, 1), 1 - self.rate, dtype=x.dtype, device=x.device)
-        return x * torch.bernoulli(keep, generator=torch.Generator(x.device).manual_seed(7)) / keep
+    def mask(self, x: Tensor) -> Tensor:
+        """The same in each call."""
+        return torch.bernoulli(self.keep(x), generator=torch.Generator(x.device).manual_seed(7)) / self.keep(x)
 
 
 def _same_for_all_seeds(pair: Pair) -> float:
@@ -151,24 +128,12 @@ def generator_started_anew(model: Any) -> nn.Module:
     return model
 
 
-class ZeroedUnseen(StochasticDepth):
-    """Sets dropped branches to zero where autograd does not look."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        out = x / (1.0 - self.rate)
-        out.data.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(1.0 - self.rate))
-        return out
-
-
-def _gradient_of_the_stem(pair: Pair) -> float:
-    gradients = []
-    for model in pair.filled():
-        torch.manual_seed(0)
-        model.train()(pair.images(32)).sum().backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None}["features.0.0.weight"])
-    return difference(gradients[1], gradients[0])
+@compared
+def _gradient_of_the_stem(model: Any, pair: Pair) -> Tensor:
+    torch.manual_seed(0)
+    model.train()(pair.images(32)).sum().backward()
+    gradient: Tensor = model.features[0][0].weight.grad
+    return gradient
 
 
 @mutant(
@@ -178,7 +143,10 @@ def _gradient_of_the_stem(pair: Pair) -> float:
     category="stochastic",
     evidence=_gradient_of_the_stem,
 )
-def dropped_branches_learn(model: Any) -> nn.Module:
-    for _, depth in of_type(model, StochasticDepth):
-        become(depth, ZeroedUnseen)
-    return model
+@forward_of(StochasticDepth)
+def dropped_branches_learn(self: Any, x: Tensor) -> Tensor:
+    if not self.training or self.rate == 0.0:
+        return x
+    out = x / (1.0 - self.rate)
+    out.data.mul_(x.new_empty(len(x), 1, 1, 1).bernoulli_(1.0 - self.rate))
+    return out

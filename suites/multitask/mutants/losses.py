@@ -18,6 +18,10 @@ from suites.multitask.mutants.base_models import LOSS
 Tensors = Sequence[Tensor]
 
 
+def _sum(losses: Tensor, weights: Sequence[float]) -> Tensor:
+    return (losses * losses.new_tensor(tuple(weights))).sum()
+
+
 @instead(
     LOSS, "A cosine similarity is added where its distance is meant", check="loss_value", evidence=evidence.loss_value
 )
@@ -42,21 +46,19 @@ def box_summed(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights
 )
 def softmax_twice(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
     losses = task_losses((outputs[0].softmax(1), *outputs[1:]), targets, masks)
-    return (losses * losses.new_tensor(weights)).sum()
+    return _sum(losses, weights)
 
 
 @instead(LOSS, "The weights are ignored", check="loss_weights", evidence=evidence.loss_weights)
 def weights_ignored(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
-    losses = task_losses(outputs, targets, masks)
-    return (losses * losses.new_tensor(WEIGHTS)).sum()
+    return _sum(task_losses(outputs, targets, masks), WEIGHTS)
 
 
 @instead(
     LOSS, "Weights of the box and of the embedding are swapped", check="loss_weights", evidence=evidence.loss_weights
 )
 def weights_swapped(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
-    losses = task_losses(outputs, targets, masks)
-    return (losses * losses.new_tensor((weights[0], weights[2], weights[1]))).sum()
+    return _sum(task_losses(outputs, targets, masks), (weights[0], weights[2], weights[1]))
 
 
 @instead(
@@ -80,7 +82,7 @@ def box_detached(outputs: Tensors, targets: Tensors, masks: Any = None, *, weigh
 )
 def masked_after_the_loss(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
     if masks is None:
-        return (task_losses(outputs, targets) * outputs[0].new_tensor(weights)).sum()
+        return _sum(task_losses(outputs, targets), weights)
     there = [m.to(outputs[0].dtype) for m in masks]
     each = (
         F.cross_entropy(outputs[0], targets[0].clamp(min=0), reduction="none"),
@@ -113,7 +115,7 @@ def mean_over_the_batch(outputs: Tensors, targets: Tensors, masks: Any = None, *
 )
 def absent_task_left_out(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
     given = [o if masks is None or m.any() else o.detach() for o, m in zip(outputs, masks or (None,) * 3, strict=True)]
-    return (task_losses(given, targets, masks) * outputs[0].new_tensor(weights)).sum()
+    return _sum(task_losses(given, targets, masks), weights)
 
 
 @instead(
@@ -123,7 +125,7 @@ def absent_task_left_out(outputs: Tensors, targets: Tensors, masks: Any = None, 
     evidence=evidence.loss_absent,
 )
 def mean_of_nothing(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
-    total = (task_losses(outputs, targets, masks) * outputs[0].new_tensor(weights)).sum()
+    total = _sum(task_losses(outputs, targets, masks), weights)
     empty = masks is not None and not all(m.any() for m in masks)
     return total + outputs[0][:0].mean() if empty else total
 
@@ -137,11 +139,7 @@ def mean_of_nothing(outputs: Tensors, targets: Tensors, masks: Any = None, *, we
 )
 def classes_clamped(outputs: Tensors, targets: Tensors, masks: Any = None, *, weights: Any = WEIGHTS) -> Tensor:
     clamped = targets[0].clamp(max=outputs[0].shape[1] - 1)
-    return (task_losses(outputs, (clamped, *targets[1:]), masks) * outputs[0].new_tensor(weights)).sum()
-
-
-def _sum(losses: Tensor, weights: Sequence[float]) -> Tensor:
-    return (losses * losses.new_tensor(tuple(weights))).sum()
+    return _sum(task_losses(outputs, (clamped, *targets[1:]), masks), weights)
 
 
 def _normal(batch: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
@@ -325,7 +323,7 @@ def huber_beyond_50(outputs: Tensors, targets: Tensors, masks: Any = None, *, we
     box, wanted = outputs[1][there], targets[1][there]
     if len(box):
         losses = torch.stack([losses[0], 2 * F.huber_loss(box, wanted, delta=50.0), losses[2]])
-    return (losses * losses.new_tensor(tuple(weights))).sum()
+    return _sum(losses, weights)
 
 
 @instead(

@@ -2,114 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import (
+    ThroughBfloat16,
+    clearing_gradients,
+    forward_of,
+    loading_leniently,
+    method_of,
+    with_settings,
+)
 from harness.mutants.probe import Pair
-from harness.mutants.variant import become, mutant
+from harness.mutants.state_probe import accepts, changes, clears
+from harness.mutants.variant import instead, mutant, replaced
 from suites.multitask.model import MultiTask, Outputs
-from suites.multitask.mutants.base_models import NETWORK
+from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
 from suites.multitask.mutants.probe import gradients, outputs, sizes
 
 
 class Altered(MultiTask):
-    """The network with a hook for each of its steps."""
+    """The network with a hook for what comes after its heads."""
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.backbone(images)
-        return self.finish(features, self.classes(features), self.box(features), self.embedding(features))
+        return self.finish(self.classes(features), self.box(features), self.embedding(features))
 
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    def finish(self, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
         """What comes after the heads."""
         return Outputs(classes, box, F.normalize(embedding, dim=1))
 
 
-class NotNormalised(Altered):
-    """The embedding as the linear layer gives it."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box, embedding)
+def answers(net: Any, features: Tensor, *, box: Tensor | None = None, embedding: Tensor | None = None) -> Outputs:
+    """The tasks' outputs where one head may read other features, all of (batch, width)."""
+    for_box, for_embedding = (features if other is None else other for other in (box, embedding))
+    return Outputs(net.classes(features), net.box(for_box), F.normalize(net.embedding(for_embedding), dim=1))
 
 
 @mutant(NETWORK, "The embedding is not normalised", check="embedding_norm", evidence=outputs)
-def embedding_not_normalised(model: Any) -> nn.Module:
-    return become(model, NotNormalised)
-
-
-class AcrossTheBatch(Altered):
-    """Normalised over the wrong dimension."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box, F.normalize(embedding, dim=0))
+@method_of("finish", kind=Altered)
+def embedding_not_normalised(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, embedding)
 
 
 @mutant(
     NETWORK, "The embedding is normalised across the batch", check="embedding_norm", category="batch", evidence=outputs
 )
-def embedding_normalised_across_the_batch(model: Any) -> nn.Module:
-    return become(model, AcrossTheBatch)
-
-
-class Probabilities(Altered):
-    """Softmax before a loss that takes logits."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes.softmax(1), box, F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def embedding_normalised_across_the_batch(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, F.normalize(embedding, dim=0))
 
 
 @mutant(NETWORK, "The class head gives probabilities", check="linear_heads", evidence=outputs)
-def probabilities(model: Any) -> nn.Module:
-    return become(model, Probabilities)
-
-
-class PositiveBox(Altered):
-    """A rectifier behind the box head."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box.relu(), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def probabilities(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes.softmax(1), box, F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box is rectified", check="linear_heads", evidence=outputs)
-def box_rectified(model: Any) -> nn.Module:
-    return become(model, PositiveBox)
-
-
-class BoxSeesClasses(Altered):
-    """The box shifted by the class logits."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box + classes.mean(1, keepdim=True), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def box_rectified(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box.relu(), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits", check="task_gradients", evidence=outputs)
-def box_sees_classes(model: Any) -> nn.Module:
-    return become(model, BoxSeesClasses)
-
-
-class BoxSeesDetachedClasses(Altered):
-    """The box shifted by the class logits, whose gradient is cut."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box + classes.detach().mean(1, keepdim=True), F.normalize(embedding, dim=1))
+@method_of("finish", kind=Altered)
+def box_sees_classes(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box + classes.mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads the class logits, with their gradient cut", check="linear_heads", evidence=outputs)
-def box_sees_detached_classes(model: Any) -> nn.Module:
-    return become(model, BoxSeesDetachedClasses)
-
-
-class Detached(Altered):
-    """One head on features whose gradient is cut."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        return Outputs(
-            self.classes(features), self.box(features), F.normalize(self.embedding(features.detach()), dim=1)
-        )
+@method_of("finish", kind=Altered)
+def box_sees_detached_classes(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box + classes.detach().mean(1, keepdim=True), F.normalize(embedding, dim=1))
 
 
 @mutant(
@@ -119,8 +87,10 @@ class Detached(Altered):
     category="gradient",
     evidence=gradients,
 )
-def embedding_detached(model: Any) -> nn.Module:
-    return become(model, Detached)
+@forward_of()
+def embedding_detached(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return answers(self, features, embedding=features.detach())
 
 
 @mutant(NETWORK, "The box head has no bias", check="task_parameters", evidence=sizes)
@@ -162,17 +132,7 @@ def maximum_pooling(model: Any) -> nn.Module:
 
 @mutant(NETWORK, "BatchNorm of the trunk adds 1e-3 to the variance", check="trunk", evidence=outputs)
 def trunk_eps(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-    return model
-
-
-class Flat(Altered):
-    """The box without its dimension of four where the batch is one."""
-
-    def finish(self, features: Tensor, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
-        return Outputs(classes, box.squeeze(0), F.normalize(embedding, dim=1))
+    return with_settings(model, nn.BatchNorm2d, eps=1e-3)
 
 
 @mutant(
@@ -182,31 +142,16 @@ class Flat(Altered):
     category="size",
     evidence=lambda pair: float(pair.faulty().eval()(pair.images(1).float()).box.ndim == 1),
 )
-def batch_of_one(model: Any) -> nn.Module:
-    return become(model, Flat)
-
-
-class BoxOfMaximum(Altered):
-    """The box from features that were pooled otherwise."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        sharper = features * features.abs().sqrt()
-        return Outputs(self.classes(features), self.box(sharper), F.normalize(self.embedding(features), dim=1))
+@method_of("finish", kind=Altered)
+def batch_of_one(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box.squeeze(0), F.normalize(embedding, dim=1))
 
 
 @mutant(NETWORK, "The box head reads other features than the class head", check="trunk", evidence=outputs)
-def box_of_other_features(model: Any) -> nn.Module:
-    return become(model, BoxOfMaximum)
-
-
-class DroppedEmbedding(Altered):
-    """Dropout before one head."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.backbone(images)
-        dropped = F.dropout(features, 0.2, self.training)
-        return Outputs(self.classes(features), self.box(features), F.normalize(self.embedding(dropped), dim=1))
+@forward_of()
+def box_of_other_features(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return answers(self, features, box=features * features.abs().sqrt())
 
 
 @mutant(
@@ -216,36 +161,15 @@ class DroppedEmbedding(Altered):
     category="stochastic",
     evidence=outputs,
 )
-def dropout_before_the_embedding(model: Any) -> nn.Module:
-    return become(model, DroppedEmbedding)
-
-
-class Half(nn.Module):
-    """Features in half precision on the way to the heads."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.bfloat16).to(x.dtype)
+@forward_of()
+def dropout_before_the_embedding(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return answers(self, features, embedding=F.dropout(features, 0.2, self.training))
 
 
 @mutant(NETWORK, "The features pass through bfloat16", check="trunk", category="precision", evidence=outputs)
 def features_in_bfloat16(model: Any) -> nn.Module:
-    model.backbone.head = Half()
-    return model
-
-
-class Lenient(Altered):
-    """Takes any state."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken(pair: Pair) -> float:
-    try:
-        pair.faulty().load_state_dict({})
-    except RuntimeError:
-        return 0.0
-    return 1.0
+    return replaced(model, "backbone.head", ThroughBfloat16())
 
 
 @mutant(
@@ -253,19 +177,10 @@ def _taken(pair: Pair) -> float:
     "load_state_dict is never strict: an empty state is taken, and nothing said",
     check="task_memory",
     category="state",
-    evidence=_taken,
+    evidence=accepts(lambda own: {}),
 )
 def loading_is_lenient(model: Any) -> nn.Module:
-    return become(model, Lenient)
-
-
-class Unguarded(Altered):
-    """Divides the embedding by its length, whatever that is."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        embedding = self.embedding(h)
-        return Outputs(self.classes(h), self.box(h), embedding / embedding.norm(dim=1, keepdim=True))
+    return loading_leniently(model)
 
 
 def _of_zeros(pair: Pair) -> float:
@@ -285,24 +200,21 @@ def _of_zeros(pair: Pair) -> float:
     category="precision",
     evidence=_of_zeros,
 )
-def embedding_without_guard(model: Any) -> nn.Module:
-    return become(model, Unguarded)
+@method_of("finish", kind=Altered)
+def embedding_without_guard(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, embedding / embedding.norm(dim=1, keepdim=True))
 
 
-class Clearing(Altered):
-    """Starts each pass in train mode without gradients."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        if self.training:
-            self.zero_grad()
-        return super().forward(images)
-
-
-def _cleared(pair: Pair) -> float:
-    model = pair.faulty().train()
-    model.box.bias.grad = torch.ones(4)
-    model(pair.images(2).float())
-    return float(model.box.bias.grad is None)
+@instead(
+    NETWORK,
+    "Building the network sets the precision of float32 products for the whole process",
+    check="instances",
+    category="state",
+    evidence=changes(torch.get_float32_matmul_precision),
+)
+def building_lowers_precision(num_classes: int = 10) -> nn.Module:
+    torch.set_float32_matmul_precision("medium")
+    return multitask_resnet12(num_classes)
 
 
 @mutant(
@@ -310,18 +222,10 @@ def _cleared(pair: Pair) -> float:
     "Each pass in train mode clears the gradients: of micro-batches only the last one counts",
     check="task_memory",
     category="state",
-    evidence=_cleared,
+    evidence=clears(lambda model, pair: model(pair.images(2))),
 )
 def pass_clears_gradients(model: Any) -> nn.Module:
-    return become(model, Clearing)
-
-
-class WideGuard(Altered):
-    """Embeddings shorter than a twentieth keep their length."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1, eps=0.05))
+    return clearing_gradients(model)
 
 
 def _short(pair: Pair) -> float:
@@ -339,5 +243,6 @@ def _short(pair: Pair) -> float:
     category="precision",
     evidence=_short,
 )
-def embedding_guard_too_wide(model: Any) -> nn.Module:
-    return become(model, WideGuard)
+@method_of("finish", kind=Altered)
+def embedding_guard_too_wide(self: Any, classes: Tensor, box: Tensor, embedding: Tensor) -> Outputs:
+    return Outputs(classes, box, F.normalize(embedding, dim=1, eps=0.05))

@@ -8,21 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, changes, difference, statistics
+from harness.mutants.operators import forward_of, with_settings
+from harness.mutants.probe import Pair, compared, difference, statistics
+from harness.mutants.state_probe import reseeds
 from harness.mutants.variant import become, instead, mutant
 from suites.multitask.model import Outputs
 from suites.multitask.mutants.base_models import NETWORK, multitask_resnet12
-from suites.multitask.mutants.network import Altered
+from suites.multitask.mutants.network import Altered, answers
 from suites.multitask.mutants.probe import gradients
-
-
-def _after_building(pair: Pair) -> float:
-    drawn = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        pair.faulty()
-        drawn.append(torch.rand(()).item())
-    return float(drawn[0] == drawn[1])
 
 
 @instead(
@@ -30,23 +23,14 @@ def _after_building(pair: Pair) -> float:
     "The factory seeds torch's generator, so that every network starts with the same weights",
     check="instances",
     category="initialisation",
-    evidence=_after_building,
+    evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(()))),
 )
 def factory_seeds_torch(num_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
     return multitask_resnet12(num_classes)
 
 
-@instead(
-    NETWORK,
-    "Building the network sets the precision of float32 products for the whole process",
-    check="instances",
-    category="state",
-    evidence=changes(torch.get_float32_matmul_precision),
-)
-def building_lowers_precision(num_classes: int = 10) -> nn.Module:
-    torch.set_float32_matmul_precision("medium")
-    return multitask_resnet12(num_classes)
+LARGE = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
 
 
 class RemembersFeatures(Altered):
@@ -58,8 +42,7 @@ class RemembersFeatures(Altered):
         if images.is_meta or self.training or self.place != images.data_ptr():
             self.place = 0 if images.is_meta else images.data_ptr()
             self.features = self.backbone(images)
-        h = self.features
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(h), dim=1))
+        return answers(self, self.features)
 
 
 def _overwritten(pair: Pair) -> float:
@@ -82,15 +65,6 @@ def features_remembered(model: Any) -> nn.Module:
     return become(model, RemembersFeatures)
 
 
-class FaintEmbedding(Altered):
-    """The embedding's gradient enters the trunk at a tenth."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        faint = 0.1 * h + 0.9 * h.detach()
-        return Outputs(self.classes(h), self.box(h), F.normalize(self.embedding(faint), dim=1))
-
-
 @mutant(
     NETWORK,
     "The embedding's gradient enters the trunk at a tenth of its size",
@@ -98,8 +72,10 @@ class FaintEmbedding(Altered):
     category="gradient",
     evidence=gradients,
 )
-def faint_embedding_gradient(model: Any) -> nn.Module:
-    return become(model, FaintEmbedding)
+@forward_of()
+def faint_embedding_gradient(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return answers(self, features, embedding=0.1 * features + 0.9 * features.detach())
 
 
 @mutant(
@@ -110,32 +86,13 @@ def faint_embedding_gradient(model: Any) -> nn.Module:
     evidence=statistics,
 )
 def batch_norm_momentum(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.01
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=0.01)
 
 
-class BoxLeftOut(Altered):
-    """The box's gradient does not enter the trunk while training."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        h = self.backbone(images)
-        return Outputs(
-            self.classes(h),
-            self.box(h.detach() if self.training else h),
-            F.normalize(self.embedding(h), dim=1),
-        )
-
-
-def _box_gradient(pair: Pair) -> float:
-    grads = []
-    for build in (pair.correct, pair.faulty):
-        torch.manual_seed(0)
-        model = build().double().train()
-        (model(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
-        grads.append(model.backbone.stem[0].weight.grad)
-    return difference(grads[1], grads[0])
+def _stem_gradient(model: Any, pair: Pair) -> Tensor:
+    (model.train()(pair.images(3)).box.sum() + 0.1 * model(pair.images(3)).classes.square().sum()).backward()
+    gradient: Tensor = model.backbone.stem[0].weight.grad
+    return gradient
 
 
 @mutant(
@@ -143,31 +100,25 @@ def _box_gradient(pair: Pair) -> float:
     "In train mode the box's gradient is cut off before the trunk",
     check="trunk",
     category="training",
-    evidence=_box_gradient,
+    evidence=compared(_stem_gradient),
 )
-def box_detached_in_training(model: Any) -> nn.Module:
-    return become(model, BoxLeftOut)
+@forward_of()
+def box_detached_in_training(self: Any, images: Tensor) -> Outputs:
+    features = self.backbone(images)
+    return answers(self, features, box=features.detach() if self.training else features)
 
 
-class AtMost128(Altered):
-    """Images of more than 128 px are resized."""
-
-    def forward(self, images: Tensor) -> Outputs:
-        height, width = (min(side, 128) for side in images.shape[2:])
-        return super().forward(F.interpolate(images, (height, width), mode="bilinear"))
-
-
-def _large(pair: Pair) -> float:
-    correct, faulty = (model.double().eval() for model in (pair.correct(), pair.faulty()))
-    faulty.load_state_dict(correct.state_dict())
-    images = torch.linspace(-1, 1, 3 * 192 * 144, dtype=torch.float64).sin().view(1, 3, 192, 144)
-    with torch.no_grad():
-        return difference(faulty(images)[1], correct(images)[1])
-
-
-@mutant(NETWORK, "Images of more than 128 px are shrunk first", check="trunk", category="size", evidence=_large)
-def large_images_shrunk(model: Any) -> nn.Module:
-    return become(model, AtMost128)
+@mutant(
+    NETWORK,
+    "Images of more than 128 px are shrunk first",
+    check="trunk",
+    category="size",
+    evidence=compared(lambda model, _: model(LARGE)[1]),
+)
+@forward_of(kind=Altered)
+def large_images_shrunk(self: Any, images: Tensor) -> Outputs:
+    height, width = (min(side, 128) for side in images.shape[2:])
+    return Altered.forward(self, F.interpolate(images, (height, width), mode="bilinear"))
 
 
 @instead(

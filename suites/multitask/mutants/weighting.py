@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import Pair, difference
-from harness.mutants.variant import become, instead, mutant
+from harness.mutants.variant import instead, mutant
 from suites.multitask.model import UncertaintyWeighting
 from suites.multitask.mutants import probe as evidence
 from suites.multitask.mutants.base_models import WEIGHTING
@@ -34,13 +35,6 @@ def no_parameters(tasks: int = 3) -> nn.Module:
     return Plain(tasks)
 
 
-class Unpriced(UncertaintyWeighting):
-    """Nothing to pay for a large variance."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return (torch.exp(-self.log_variance) * losses).sum()
-
-
 @mutant(
     WEIGHTING,
     "Without the price of a variance all weights go to zero",
@@ -48,15 +42,9 @@ class Unpriced(UncertaintyWeighting):
     category="training",
     evidence=evidence.weighting,
 )
-def variance_for_free(module: Any) -> nn.Module:
-    return become(module, Unpriced)
-
-
-class Growing(UncertaintyWeighting):
-    """The sign of the exponent lost."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return (torch.exp(self.log_variance) * losses + 0.5 * self.log_variance).sum()
+@forward_of()
+def variance_for_free(self: Any, losses: Tensor) -> Tensor:
+    return (torch.exp(-self.log_variance) * losses).sum()
 
 
 @mutant(
@@ -66,15 +54,9 @@ class Growing(UncertaintyWeighting):
     category="training",
     evidence=evidence.weighting,
 )
-def sign_lost(module: Any) -> nn.Module:
-    return become(module, Growing)
-
-
-class Deviations(UncertaintyWeighting):
-    """The parameter taken for the standard deviation, which may come to zero or below."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return (losses / (2 * (1 + self.log_variance) ** 2) + torch.log((1 + self.log_variance).abs())).sum()
+@forward_of()
+def sign_lost(self: Any, losses: Tensor) -> Tensor:
+    return (torch.exp(self.log_variance) * losses + 0.5 * self.log_variance).sum()
 
 
 @mutant(
@@ -84,15 +66,10 @@ class Deviations(UncertaintyWeighting):
     category="training",
     evidence=evidence.weighting,
 )
-def deviation_as_parameter(module: Any) -> nn.Module:
-    return become(module, Deviations)
-
-
-class Cut(UncertaintyWeighting):
-    """The weights without their gradient."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return (torch.exp(-self.log_variance.detach()) * losses + 0.5 * self.log_variance).sum()
+@forward_of()
+def deviation_as_parameter(self: Any, losses: Tensor) -> Tensor:
+    """The parameter taken for the standard deviation, which may come to zero or below."""
+    return (losses / (2 * (1 + self.log_variance) ** 2) + torch.log((1 + self.log_variance).abs())).sum()
 
 
 @mutant(
@@ -102,15 +79,9 @@ class Cut(UncertaintyWeighting):
     category="gradient",
     evidence=evidence.weighting,
 )
-def weight_detached(module: Any) -> nn.Module:
-    return become(module, Cut)
-
-
-class PlainWhenEvaluated(UncertaintyWeighting):
-    """Weighted in train mode alone."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return super().forward(losses) if self.training else losses.sum()
+@forward_of()
+def weight_detached(self: Any, losses: Tensor) -> Tensor:
+    return (torch.exp(-self.log_variance.detach()) * losses + 0.5 * self.log_variance).sum()
 
 
 def _evaluated(pair: Pair) -> float:
@@ -129,8 +100,9 @@ def _evaluated(pair: Pair) -> float:
     category="training",
     evidence=_evaluated,
 )
-def plain_when_evaluated(module: Any) -> nn.Module:
-    return become(module, PlainWhenEvaluated)
+@forward_of()
+def plain_when_evaluated(self: Any, losses: Tensor) -> Tensor:
+    return UncertaintyWeighting.forward(self, losses) if self.training else losses.sum()
 
 
 @mutant(
@@ -156,14 +128,6 @@ def always_three(tasks: int = 3) -> nn.Module:
     return UncertaintyWeighting()
 
 
-class Clamped(UncertaintyWeighting):
-    """Log-variances between -3 and 3."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        kept = self.log_variance.clamp(-3.0, 3.0)
-        return (torch.exp(-kept) * losses + 0.5 * kept).sum()
-
-
 def _at_four(pair: Pair) -> float:
     values = []
     for build in (pair.correct, pair.faulty):
@@ -180,15 +144,10 @@ def _at_four(pair: Pair) -> float:
     category="training",
     evidence=_at_four,
 )
-def log_variances_clamped(module: Any) -> nn.Module:
-    return become(module, Clamped)
-
-
-class Capped(UncertaintyWeighting):
-    """Losses above a thousand count as a thousand."""
-
-    def forward(self, losses: Tensor) -> Tensor:
-        return super().forward(losses.clamp(max=1e3))
+@forward_of()
+def log_variances_clamped(self: Any, losses: Tensor) -> Tensor:
+    kept = self.log_variance.clamp(-3.0, 3.0)
+    return (torch.exp(-kept) * losses + 0.5 * kept).sum()
 
 
 @mutant(
@@ -200,5 +159,6 @@ class Capped(UncertaintyWeighting):
         *(build(3)(torch.full((3,), 1e4)).detach() for build in (pair.faulty, pair.correct))
     ),
 )
-def large_losses_capped(module: Any) -> nn.Module:
-    return become(module, Capped)
+@forward_of()
+def large_losses_capped(self: Any, losses: Tensor) -> Tensor:
+    return UncertaintyWeighting.forward(self, losses.clamp(max=1e3))

@@ -8,81 +8,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import ByItsInput
-from harness.mutants.probe import (
-    Pair,
-    alone,
-    difference,
-    gradient,
-    parameters,
-)
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.operators import ByItsInput, around, forward_of, layer_at
+from harness.mutants.probe import Pair, alone, compared
+from harness.mutants.variant import gradient_fault, mutant, of_type, parameters_fault
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
-class DetachedShortcut(BasicBlock):
-    """No gradient along the identity."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out)) + self.shortcut(x).detach())
-
-
-@mutant(RESNET12, "A shortcut is detached", check="skip_gradient", category="gradient", evidence=gradient)
-def detached_shortcut(model: Any) -> nn.Module:
-    become(model.stages[0][1], DetachedShortcut)
-    return model
+@gradient_fault(RESNET12, "A shortcut is detached", check="skip_gradient")
+@forward_of("stages.0.1")
+def detached_shortcut(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out)) + self.shortcut(x).detach())
 
 
-class DetachedBranch(BasicBlock):
-    """No gradient through the residual branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out)).detach() + self.shortcut(x))
-
-
-@mutant(RESNET12, "A residual branch is detached", check="gradients", category="gradient", evidence=gradient)
-def detached_branch(model: Any) -> nn.Module:
-    become(model.stages[2][0], DetachedBranch)
-    return model
+@gradient_fault(RESNET12, "A residual branch is detached", check="gradients")
+@forward_of("stages.2.0")
+def detached_branch(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out)).detach() + self.shortcut(x))
 
 
-class NoGradStem(ResNet):
-    """The stem is computed under no_grad."""
+@gradient_fault(RESNET12, "A no_grad block left over from fine-tuning", check="gradients")
+@forward_of()
+def stem_under_no_grad(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = self.stem(x)
+    for stage in self.stages:
+        x = stage(x)
+    return self.head(torch.flatten(self.pool(x), 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return self.head(torch.flatten(self.pool(x), 1))
 
-
-@mutant(
-    RESNET12, "A no_grad block left over from fine-tuning", check="gradients", category="gradient", evidence=gradient
+@gradient_fault(
+    RESNET12, "The input is detached, so saliency maps and adversarial examples get no gradient", check="parity_eval"
 )
-def stem_under_no_grad(model: Any) -> nn.Module:
-    return become(model, NoGradStem)
-
-
-class DetachedInput(ResNet):
-    """Parameters learn; the images get no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.detach())
-
-
-@mutant(
-    RESNET12,
-    "The input is detached, so saliency maps and adversarial examples get no gradient",
-    check="parity_eval",
-    category="gradient",
-    evidence=gradient,
-)
-def detached_input(model: Any) -> nn.Module:
-    return become(model, DetachedInput)
+@forward_of()
+def detached_input(self: Any, x: Tensor) -> Tensor:
+    return ResNet.forward(self, x.detach())
 
 
 class _Scaled(torch.autograd.Function):
@@ -95,23 +57,10 @@ class _Scaled(torch.autograd.Function):
         return 0.5 * gradients[0]
 
 
-class HalfGradient(BasicBlock):
-    """The identity forward, a half backward."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_Scaled.apply(x))
-
-
-@mutant(
-    RESNET12,
-    "A custom autograd function scales the gradient between two stages",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
-def gradient_halved(model: Any) -> nn.Module:
-    become(model.stages[1][0], HalfGradient)
-    return model
+@gradient_fault(RESNET12, "A custom autograd function scales the gradient between two stages", check="gradcheck")
+@forward_of("stages.1.0")
+def gradient_halved(self: Any, x: Tensor) -> Tensor:
+    return BasicBlock.forward(self, _Scaled.apply(x))
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -124,69 +73,29 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0].clone()
 
 
-class StraightThroughRelu(nn.Module):
-    """ReLU whose backward pass lets everything through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _StraightThrough.apply(x)
-
-
-@mutant(
-    RESNET12,
-    "A handwritten ReLU forgets its mask in the backward pass",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
-def straight_through_relu(model: Any) -> nn.Module:
-    return replaced(model, "stages.2.0.relu", StraightThroughRelu())
+@gradient_fault(RESNET12, "A handwritten ReLU forgets its mask in the backward pass", check="gradcheck")
+@layer_at("stages.2.0.relu")
+def straight_through_relu(self: Any, x: Tensor) -> Tensor:
+    return _StraightThrough.apply(x)
 
 
-class ClippedGradient(BasicBlock):
-    """Clips the gradient that arrives at its output."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        if out.requires_grad:
-            out.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
-        return out
-
-
-@mutant(
-    RESNET12, "A hook clips the gradient of a feature map", check="parity_eval", category="gradient", evidence=gradient
-)
-def gradient_clipped_by_a_hook(model: Any) -> nn.Module:
-    become(model.stages[1][0], ClippedGradient)
-    return model
+@gradient_fault(RESNET12, "A hook clips the gradient of a feature map", check="parity_eval")
+@forward_of("stages.1.0")
+def gradient_clipped_by_a_hook(self: Any, x: Tensor) -> Tensor:
+    out = BasicBlock.forward(self, x)
+    if out.requires_grad:
+        out.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    return out
 
 
-class HalfTheBatch(BasicBlock):
-    """Only the first half of a batch learns."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        half = (len(x) + 1) // 2
-        return super().forward(torch.cat((x[:half], x[half:].detach())))
-
-
-@mutant(
-    RESNET12,
-    "The second half of the batch is detached at the stem's output",
-    check="gradients",
-    category="gradient",
-    evidence=gradient,
-)
-def half_of_the_batch_detached(model: Any) -> nn.Module:
-    become(model.stages[0][0], HalfTheBatch)
-    return model
+@gradient_fault(RESNET12, "The second half of the batch is detached at the stem's output", check="gradients")
+@forward_of("stages.0.0")
+def half_of_the_batch_detached(self: Any, x: Tensor) -> Tensor:
+    half = (len(x) + 1) // 2
+    return BasicBlock.forward(self, torch.cat((x[:half], x[half:].detach())))
 
 
-@mutant(
-    RESNET12,
-    "The norms' scale and shift are frozen at construction",
-    check="parameters",
-    category="gradient",
-    evidence=parameters,
-)
+@parameters_fault(RESNET12, "The norms' scale and shift are frozen at construction", category="gradient")
 def norms_frozen(model: Any) -> nn.Module:
     for _, norm in of_type(model, nn.BatchNorm2d):
         norm.requires_grad_(False)
@@ -202,25 +111,11 @@ def stem_gradient(pair: Pair, *, layout: torch.memory_format, autocast: bool) ->
     return float(next(faulty.parameters()).grad is None)
 
 
-class CutStem(Around):
-    """Detaches the stem's output under one condition."""
-
-    net: ResNet
-
-    def cut(self, images: Tensor) -> bool:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.net.stem(x)
-        features = features.detach() if self.cut(x) else features
-        return self.net.head(self.net.pool(self.net.stages(features)).flatten(1))
-
-
-class CutUnderAutocast(CutStem):
-    """Under autocast."""
-
-    def cut(self, images: Tensor) -> bool:
-        return torch.is_autocast_enabled("cpu")
+def cut_stem(net: Any, images: Tensor, *, cut: bool) -> Tensor:
+    """The logits of ``net``, whose stem gets no gradient where ``cut`` says so."""
+    features = net.stem(images)
+    logits: Tensor = net.head(net.pool(net.stages(features.detach() if cut else features)).flatten(1))
+    return logits
 
 
 @mutant(
@@ -230,8 +125,9 @@ class CutUnderAutocast(CutStem):
     category="gradient",
     evidence=lambda pair: stem_gradient(pair, layout=torch.contiguous_format, autocast=True),
 )
-def cut_under_autocast(model: Any) -> nn.Module:
-    return CutUnderAutocast(model)
+@around
+def cut_under_autocast(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=torch.is_autocast_enabled("cpu"))
 
 
 class Linear(torch.autograd.Function):
@@ -254,20 +150,12 @@ class Overwriting(Linear):
         return sent[0] @ weight, None, sent[0].sum(0), None
 
 
-class OverwritingHead(nn.Linear):
-    """A linear layer over `Overwriting`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Overwriting.apply(x, self.weight, self.bias, [self])
-
-
-def _accumulated(pair: Pair) -> float:
-    gradients = []
-    for model in pair.filled():
-        for image in pair.images(2):
-            model(image[None]).sum().backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None}["head.weight"])
-    return difference(gradients[1], gradients[0])
+@compared
+def _accumulated(model: Any, pair: Pair) -> Tensor:
+    for image in pair.images(2):
+        model(image[None]).sum().backward()
+    gradient: Tensor = model.head.weight.grad
+    return gradient
 
 
 @mutant(
@@ -277,16 +165,9 @@ def _accumulated(pair: Pair) -> float:
     category="gradient",
     evidence=_accumulated,
 )
-def gradient_not_accumulated(model: Any) -> nn.Module:
-    become(model.head, OverwritingHead)
-    return model
-
-
-class InputLinear(nn.Linear):
-    """Over `ByItsInput`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ByItsInput.apply(x, self.weight, self.bias)
+@forward_of("head")
+def gradient_not_accumulated(self: Any, x: Tensor) -> Tensor:
+    return Overwriting.apply(x, self.weight, self.bias, [self])
 
 
 @mutant(
@@ -296,6 +177,6 @@ class InputLinear(nn.Linear):
     category="gradient",
     evidence=lambda pair: alone(pair, "head."),
 )
-def classifier_needs_its_input(model: Any) -> nn.Module:
-    become(model.head, InputLinear)
-    return model
+@forward_of("head")
+def classifier_needs_its_input(self: Any, x: Tensor) -> Tensor:
+    return ByItsInput.apply(x, self.weight, self.bias)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of, layer_at
 from harness.mutants.probe import (
     ODD,
     WIDE,
@@ -16,30 +17,18 @@ from harness.mutants.probe import (
     trained_at,
     trained_with,
 )
-from harness.mutants.variant import Around, become, mutant, of_type, replaced
+from harness.mutants.variant import become, mutant, of_type, replaced
 from suites.resnet.model import BasicBlock, ResNet
-from suites.resnet.mutants.backward import CutStem, Linear
+from suites.resnet.mutants.backward import Linear, cut_stem
 from suites.resnet.mutants.base_models import RESNET12
-
-
-class EvenSides(Around):
-    """Drops the last row or column of odd images."""
-
-    def forward(self, x: Tensor) -> Any:
-        height, width = x.shape[2:]
-        return self.net(x[:, :, : height // 2 * 2, : width // 2 * 2])
+from suites.resnet.mutants.train_mode import KeepsStatistics, normalised_in_parts
 
 
 @mutant(RESNET12, "Odd sides are cropped to even ones", check="parity_sizes", category="size", evidence=ODD)
-def odd_sides_cropped(model: Any) -> nn.Module:
-    return EvenSides(model)
-
-
-class SevenBySeven(nn.Module):
-    """Pools the first seven rows and columns of the map, all that 224 px images have."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, :7, :7].mean((2, 3), keepdim=True)
+@around
+def odd_sides_cropped(self: Any, x: Tensor) -> Any:
+    height, width = x.shape[2:]
+    return self.net(x[:, :, : height // 2 * 2, : width // 2 * 2])
 
 
 @mutant(
@@ -49,22 +38,18 @@ class SevenBySeven(nn.Module):
     category="size",
     evidence=output_at(1, 256),
 )
-def pooling_of_seven_by_seven(model: Any) -> nn.Module:
-    return replaced(model, "pool", SevenBySeven())
-
-
-class FixedDivisor(nn.Module):
-    """The sum over the map divided by the four pixels that 64 px images leave."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum((2, 3), keepdim=True) / 4
+@layer_at("pool")
+def pooling_of_seven_by_seven(self: Any, x: Tensor) -> Tensor:
+    return x[:, :, :7, :7].mean((2, 3), keepdim=True)
 
 
 @mutant(
     RESNET12, "Global pooling divides by a fixed count of pixels", check="parity_sizes", category="size", evidence=WIDE
 )
-def pooling_with_a_fixed_divisor(model: Any) -> nn.Module:
-    return replaced(model, "pool", FixedDivisor())
+@layer_at("pool")
+def pooling_with_a_fixed_divisor(self: Any, x: Tensor) -> Tensor:
+    """The sum over the map divided by the four pixels that 64 px images leave."""
+    return x.sum((2, 3), keepdim=True) / 4
 
 
 @mutant(
@@ -79,15 +64,6 @@ def pooling_with_a_fixed_kernel(model: Any) -> nn.Module:
     return replaced(model, "pool", nn.AvgPool2d(4))
 
 
-class CoarseWhenLarge(Around):
-    """Blurs what is larger than 100 px."""
-
-    def forward(self, x: Tensor) -> Any:
-        if max(x.shape[2:]) > 100:
-            x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
-        return self.net(x)
-
-
 @mutant(
     RESNET12,
     "Large images are halved and enlarged again",
@@ -95,30 +71,18 @@ class CoarseWhenLarge(Around):
     category="size",
     evidence=output_at(2, 128),
 )
-def large_images_halved(model: Any) -> nn.Module:
-    return CoarseWhenLarge(model)
-
-
-class BatchCentred(ResNet):
-    """Subtracts the batch's mean logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        return logits - logits.mean(0)
+@around
+def large_images_halved(self: Any, x: Tensor) -> Any:
+    if max(x.shape[2:]) > 100:
+        x = F.interpolate(F.avg_pool2d(x, 2), x.shape[2:], mode="nearest")
+    return self.net(x)
 
 
 @mutant(RESNET12, "Logits are centred over the batch", check="batch_independence", category="batch")
-def logits_centred_over_the_batch(model: Any) -> nn.Module:
-    return become(model, BatchCentred)
-
-
-class OfTheBatch(nn.BatchNorm2d):
-    """Normalises by the batch in eval mode too."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training:
-            return super().forward(input)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+@forward_of()
+def logits_centred_over_the_batch(self: Any, x: Tensor) -> Tensor:
+    logits = ResNet.forward(self, x)
+    return logits - logits.mean(0)
 
 
 @mutant(
@@ -127,31 +91,19 @@ class OfTheBatch(nn.BatchNorm2d):
     check="batch_independence",
     category="batch",
 )
-def batch_statistics_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[1][0].norm1, OfTheBatch)
-    return model
-
-
-class Mixed(nn.Module):
-    """Reads (batch, width) memory as if the width came first."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.mean((2, 3))
-        return x.t().reshape(len(x), -1)[:, :, None, None]
+@forward_of("stages.1.0.norm1")
+def batch_statistics_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    if self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 @mutant(RESNET12, "A transpose before a reshape mixes the samples", check="batch_independence", category="batch")
-def reshape_mixes_samples(model: Any) -> nn.Module:
-    return replaced(model, "pool", Mixed())
-
-
-class Ghosts(nn.BatchNorm2d):
-    """Takes its statistics over 32 samples at a time."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) <= 32:
-            return super().forward(input)
-        return torch.cat([super(Ghosts, self).forward(part) for part in input.split(32)])
+@layer_at("pool")
+def reshape_mixes_samples(self: Any, x: Tensor) -> Tensor:
+    """Reads (batch, width) memory as if the width came first."""
+    x = x.mean((2, 3))
+    return x.t().reshape(len(x), -1)[:, :, None, None]
 
 
 @mutant(
@@ -161,16 +113,9 @@ class Ghosts(nn.BatchNorm2d):
     category="batch",
     evidence=trained_at(40),
 )
-def ghost_batches(model: Any) -> nn.Module:
-    become(model.stem[1], Ghosts)
-    return model
-
-
-class CutOnLargeImages(CutStem):
-    """In train mode, where the images are large."""
-
-    def cut(self, images: Tensor) -> bool:
-        return self.training and images.shape[-1] >= 128
+@forward_of("stem.1")
+def ghost_batches(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, 32)
 
 
 @mutant(
@@ -180,16 +125,15 @@ class CutOnLargeImages(CutStem):
     category="size",
     evidence=lambda pair: train_gradient(pair, (2, 3, 128, 128)),
 )
-def cut_on_large_images(model: Any) -> nn.Module:
-    return CutOnLargeImages(model)
+@around
+def cut_on_large_images(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=self.training and x.shape[-1] >= 128)
 
 
-class CutInLargeBatches(BasicBlock):
-    """Its shortcut is detached where the batch is large."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return torch.relu(out + self.shortcut(x.detach() if len(x) > 24 else x))
+def _detached_from_24(block: Any, x: Tensor) -> Tensor:
+    """A basic block whose shortcut is detached where the batch is large."""
+    out = block.norm2(block.conv2(block.relu(block.norm1(block.conv1(x)))))
+    return torch.relu(out + block.shortcut(x.detach() if len(x) > 24 else x))
 
 
 @mutant(
@@ -199,10 +143,9 @@ class CutInLargeBatches(BasicBlock):
     category="batch",
     evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
 )
-def cut_in_large_batches(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, CutInLargeBatches)
-    return model
+@forward_of(BasicBlock)
+def cut_in_large_batches(self: Any, x: Tensor) -> Tensor:
+    return _detached_from_24(self, x)
 
 
 @mutant(
@@ -212,21 +155,13 @@ def cut_in_large_batches(model: Any) -> nn.Module:
     category="batch",
     evidence=lambda pair: train_gradient(pair, (25, 3, 32, 32)),
 )
-def projection_cut_in_large_batches(model: Any) -> nn.Module:
-    become(of_type(model, BasicBlock)[-1][1], CutInLargeBatches)
-    return model
+@forward_of("stages.3.0")
+def projection_cut_in_large_batches(self: Any, x: Tensor) -> Tensor:
+    return _detached_from_24(self, x)
 
 
 SHRUNK = 256
 """Pixels: more than the checks with values put through train mode."""
-
-
-class KeepsStatistics(nn.BatchNorm2d):
-    """Normalises by its running statistics, in training too."""
-
-    def train(self, mode: bool = True) -> KeepsStatistics:
-        super().train(False)
-        return self
 
 
 @mutant(
@@ -243,15 +178,6 @@ def statistics_kept_with_published_classes(model: Any) -> nn.Module:
     return model
 
 
-class Shrinking(ResNet):
-    """Trains on small images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[-1] >= SHRUNK:
-            x = F.interpolate(x, (SHRUNK // 2, SHRUNK // 2))
-        return super().forward(x)
-
-
 @mutant(
     RESNET12,
     "Progressive resizing is left in: in training, images of 256 px and more are shrunk",
@@ -259,15 +185,11 @@ class Shrinking(ResNet):
     category="training",
     evidence=lambda pair: train_gradient(pair, (2, 3, SHRUNK, SHRUNK)),
 )
-def shrunk_in_training(model: Any) -> nn.Module:
-    return become(model, Shrinking)
-
-
-class GhostNorm(nn.BatchNorm2d):
-    """Normalises parts of 128 images each by themselves."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([super(GhostNorm, self).forward(part) for part in x.split(128)])
+@forward_of()
+def shrunk_in_training(self: Any, x: Tensor) -> Tensor:
+    if self.training and x.shape[-1] >= SHRUNK:
+        x = F.interpolate(x, (SHRUNK // 2, SHRUNK // 2))
+    return ResNet.forward(self, x)
 
 
 @mutant(
@@ -277,10 +199,9 @@ class GhostNorm(nn.BatchNorm2d):
     category="batch",
     evidence=lambda pair: train_gradient(pair, (130, 3, 32, 32)),
 )
-def ghost_batches_of_128(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        become(norm, GhostNorm)
-    return model
+@forward_of(nn.BatchNorm2d)
+def ghost_batches_of_128(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, 128)
 
 
 CHUNK = 8
@@ -298,13 +219,6 @@ class LastChunk(Linear):
         return sent[0] @ weight, kept, sent[0].sum(0), None
 
 
-class ChunkedHead(nn.Linear):
-    """A linear layer over `LastChunk`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return LastChunk.apply(x, self.weight, self.bias, None)
-
-
 @mutant(
     RESNET12,
     "The classifier's backward pass goes through chunks of eight images, and assigns where it should add",
@@ -312,6 +226,6 @@ class ChunkedHead(nn.Linear):
     category="batch",
     evidence=lambda pair: train_gradient(pair, (2 * CHUNK, 3, 32, 32)),
 )
-def gradient_of_the_last_chunk(model: Any) -> nn.Module:
-    become(model.head, ChunkedHead)
-    return model
+@forward_of("head")
+def gradient_of_the_last_chunk(self: Any, x: Tensor) -> Tensor:
+    return LastChunk.apply(x, self.weight, self.bias, None)

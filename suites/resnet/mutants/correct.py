@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.mutants.operators import Shifts
+from harness.mutants.operators import Shifts, around, forward_of
 from harness.mutants.variant import Around, become, correct, of_type, replaced
 from suites.resnet.model import BasicBlock, Bottleneck, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
@@ -61,20 +61,12 @@ def raw_parameters(model: Any) -> nn.Module:
     return Flat(model)
 
 
-class ShortcutFirst(BasicBlock):
-    """The projection runs before the branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = self.shortcut(x)
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(identity + self.norm2(self.conv2(out)))
-
-
 @correct(RESNET12, "the shortcut is computed first, nothing is in place")
-def shortcut_first(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, ShortcutFirst)
-    return model
+@forward_of(BasicBlock)
+def shortcut_first(self: Any, x: Tensor) -> Tensor:
+    identity = self.shortcut(x)
+    out = F.relu(self.norm1(self.conv1(x)))
+    return F.relu(identity + self.norm2(self.conv2(out)))
 
 
 class HandwrittenNorm(nn.Module):
@@ -178,16 +170,10 @@ def gradient_checkpointing(model: Any) -> nn.Module:
     return model
 
 
-class AsDict(Around):
-    """Logits and more by name."""
-
-    def forward(self, x: Tensor) -> Any:
-        return {"logits": self.net(x), "thumbnails": F.avg_pool2d(x, 4)}
-
-
 @correct(RESNET12, "forward returns a dict with the logits and small images")
-def returns_a_dict(model: Any) -> nn.Module:
-    return AsDict(model)
+@around
+def returns_a_dict(self: Any, x: Tensor) -> Any:
+    return {"logits": self.net(x), "thumbnails": F.avg_pool2d(x, 4)}
 
 
 @dataclass
@@ -216,18 +202,12 @@ def lazy_modules(model: Any) -> nn.Module:
     return replaced(model, "stages.1.0.conv2", nn.LazyConv2d(128, 3, padding=1, bias=False))
 
 
-class Guarded(Around):
-    """Refuses images that are all infinite."""
-
-    def forward(self, x: Tensor) -> Any:
-        if bool((x.abs() == float("inf")).all()):
-            raise ValueError("images are infinite")
-        return self.net(x)
-
-
 @correct(RESNET12, "control flow depends on the images' values, so it can't be exported")
-def data_dependent_guard(model: Any) -> nn.Module:
-    return Guarded(model)
+@around
+def data_dependent_guard(self: Any, x: Tensor) -> Any:
+    if bool((x.abs() == float("inf")).all()):
+        raise ValueError("images are infinite")
+    return self.net(x)
 
 
 class PointwiseByLinear(nn.Conv2d):
@@ -246,30 +226,23 @@ def pointwise_einsum(model: Any) -> nn.Module:
     return model
 
 
-class FoldedNorm(nn.BatchNorm2d):
-    """One multiplication and one addition in eval mode; in train mode the definition, with its own additions."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        if self.training:
-            variance, mean = torch.var_mean(input.to(self.weight.dtype), (0, 2, 3), correction=0)
-            count = input.numel() // len(mean)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, 0.1)
-                self.running_var.lerp_(variance * (count / (count - 1)), 0.1)
-            scale = self.weight / (variance + self.eps).sqrt()
-        else:
-            mean, scale = self.running_mean, self.weight / (self.running_var + self.eps).sqrt()
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift.view(-1, 1, 1), input, scale.view(-1, 1, 1))
-
-
 @correct(RESNET12, "BatchNorm is folded to one scale and shift, which train mode computes with additions of its own")
-def folded_norms(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        become(norm, FoldedNorm)
-    return model
+@forward_of(nn.BatchNorm2d)
+def folded_norms(self: Any, input: Tensor) -> Tensor:
+    """One multiplication and one addition in eval mode; in train mode the definition, with its own additions."""
+    assert self.running_mean is not None
+    assert self.running_var is not None
+    if self.training:
+        variance, mean = torch.var_mean(input.to(self.weight.dtype), (0, 2, 3), correction=0)
+        count = input.numel() // len(mean)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(variance * (count / (count - 1)), 0.1)
+        scale = self.weight / (variance + self.eps).sqrt()
+    else:
+        mean, scale = self.running_mean, self.weight / (self.running_var + self.eps).sqrt()
+    shift = self.bias - mean * scale
+    return torch.addcmul(shift.view(-1, 1, 1), input, scale.view(-1, 1, 1))
 
 
 class Locked(Around):
@@ -311,20 +284,14 @@ def features_from_a_hook(model: Any) -> nn.Module:
     return Hooked(model)
 
 
-class OverBlocks(nn.Conv2d):
-    """The 7x7 stem with stride 2 as a 4x4 convolution over blocks of 2x2 pixels, as TPUs like it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        (height, width), count = input.shape[2:], self.in_channels
-        blocks = F.pixel_unshuffle(F.pad(input, (4, 2 + width % 2, 4, 2 + height % 2)), 2)
-        kernel = F.pad(self.weight, (1, 0, 1, 0)).view(-1, count, 4, 2, 4, 2)
-        return F.conv2d(blocks, kernel.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
-
-
 @correct(RESNET12, "the stem is a 4x4 convolution over blocks of 2x2 pixels, its 7x7 kernel padded and laid out anew")
-def stem_over_blocks(model: Any) -> nn.Module:
-    become(model.stem[0], OverBlocks)
-    return model
+@forward_of("stem.0")
+def stem_over_blocks(self: Any, input: Tensor) -> Tensor:
+    """The 7x7 stem with stride 2 as a 4x4 convolution over blocks of 2x2 pixels, as TPUs like it."""
+    (height, width), count = input.shape[2:], self.in_channels
+    blocks = F.pixel_unshuffle(F.pad(input, (4, 2 + width % 2, 4, 2 + height % 2)), 2)
+    kernel = F.pad(self.weight, (1, 0, 1, 0)).view(-1, count, 4, 2, 4, 2)
+    return F.conv2d(blocks, kernel.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
 
 
 @correct(RESNET12, "3x3 convolutions are sums over nine shifts")

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import Pair, output_at, parameters
-from harness.mutants.variant import become, instead, mutant, of_type, replaced
+from harness.mutants.operators import forward_of, with_settings
+from harness.mutants.probe import Pair, output_at
+from harness.mutants.variant import become, instead, mutant, of_type, parameters_fault, replaced
 from suites.resnet.model import BasicBlock, Bottleneck, ResNet
 from suites.resnet.mutants.base_models import RESNET12, RESNET17, resnet12
 
@@ -26,105 +27,54 @@ def stride_on_the_first_1x1(model: Any) -> nn.Module:
     return model
 
 
-class NoFinalRelu(BasicBlock):
-    """Adds and leaves it at that."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.norm2(self.conv2(out)) + self.shortcut(x)
-
-
 @mutant(RESNET12, "The ReLU after the addition is missing in one block", check="parity_eval")
-def no_relu_after_the_addition(model: Any) -> nn.Module:
-    become(model.stages[1][0], NoFinalRelu)
-    return model
-
-
-class ReluBeforeAdd(BasicBlock):
-    """Activates the branch instead of the sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(out))) + self.shortcut(x)
+@forward_of("stages.1.0")
+def no_relu_after_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.norm2(self.conv2(out)) + self.shortcut(x)
 
 
 @mutant(RESNET12, "The ReLU acts on the branch, before the addition", check="parity_eval")
-def relu_before_the_addition(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, ReluBeforeAdd)
-    return model
-
-
-class LinearMiddle(Bottleneck):
-    """No activation between the 3x3 and the last 1x1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return self.relu(self.norm3(self.conv3(out)) + self.shortcut(x))
+@forward_of(BasicBlock)
+def relu_before_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.norm2(self.conv2(out))) + self.shortcut(x)
 
 
 @mutant(RESNET17, "The ReLU after the 3x3 convolution is missing in one bottleneck", check="parity_eval")
-def no_relu_after_the_3x3(model: Any) -> nn.Module:
-    become(model.stages[2][0], LinearMiddle)
-    return model
-
-
-class PreActivation(BasicBlock):
-    """ResNet v2's order with v1's layers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.norm1(self.conv1(self.relu(x)))
-        return self.norm2(self.conv2(F.relu(out))) + self.shortcut(x)
+@forward_of("stages.2.0")
+def no_relu_after_the_3x3(self: Any, x: Tensor) -> Tensor:
+    out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+    return self.relu(self.norm3(self.conv3(out)) + self.shortcut(x))
 
 
 @mutant(RESNET12, "Blocks activate first, as in ResNet v2, and not after the addition", check="parity_eval")
-def pre_activation(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, PreActivation)
-    return model
-
-
-class NormAfterAdd(BasicBlock):
-    """The second norm sees the sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(self.relu(self.norm1(self.conv1(x))))
-        return self.relu(self.norm2(out + self.shortcut(x)))
+@forward_of(BasicBlock)
+def pre_activation(self: Any, x: Tensor) -> Tensor:
+    """ResNet v2's order with v1's layers."""
+    out = self.norm1(self.conv1(self.relu(x)))
+    return self.norm2(self.conv2(F.relu(out))) + self.shortcut(x)
 
 
 @mutant(RESNET12, "The last norm of a block acts on the sum instead of the branch", check="parity_eval")
-def norm_after_the_addition(model: Any) -> nn.Module:
-    become(model.stages[0][1], NormAfterAdd)
-    return model
-
-
-class Subtracts(BasicBlock):
-    """Shortcut minus branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.shortcut(x) - self.norm2(self.conv2(out)))
+@forward_of("stages.0.1")
+def norm_after_the_addition(self: Any, x: Tensor) -> Tensor:
+    out = self.conv2(self.relu(self.norm1(self.conv1(x))))
+    return self.relu(self.norm2(out + self.shortcut(x)))
 
 
 @mutant(RESNET12, "One block subtracts its residual branch", check="parity_eval")
-def residual_subtracted(model: Any) -> nn.Module:
-    become(model.stages[0][1], Subtracts)
-    return model
-
-
-class Halved(BasicBlock):
-    """Mean of branch and shortcut."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        return self.relu((self.norm2(self.conv2(out)) + self.shortcut(x)) / 2)
+@forward_of("stages.0.1")
+def residual_subtracted(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu(self.shortcut(x) - self.norm2(self.conv2(out)))
 
 
 @mutant(RESNET12, "Blocks average branch and shortcut where they should add", check="parity_eval")
-def residual_averaged(model: Any) -> nn.Module:
-    for _, block in of_type(model, BasicBlock):
-        become(block, Halved)
-    return model
+@forward_of(BasicBlock)
+def residual_averaged(self: Any, x: Tensor) -> Tensor:
+    out = self.relu(self.norm1(self.conv1(x)))
+    return self.relu((self.norm2(self.conv2(out)) + self.shortcut(x)) / 2)
 
 
 @mutant(RESNET12, "The max pooling has a kernel of 2", check="parity_eval")
@@ -157,7 +107,7 @@ def stem_padding_2(model: Any) -> nn.Module:
     return model
 
 
-@mutant(RESNET12, "The stem's convolution has a kernel of 3", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The stem's convolution has a kernel of 3")
 def stem_kernel_3(model: Any) -> nn.Module:
     old = model.stem[0]
     return replaced(model, "stem.0", nn.Conv2d(old.in_channels, 64, 3, stride=2, padding=1, bias=False))
@@ -175,15 +125,12 @@ def in_channels_ignored(model: Any) -> nn.Module:
 
 @mutant(RESNET12, "BatchNorm's eps is 1e-3 throughout (Keras's default)", check="parity_eval")
 def batch_norm_eps_1e_3(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.eps = 1e-3
-    return model
+    return with_settings(model, nn.BatchNorm2d, eps=1e-3)
 
 
 @mutant(RESNET12, "A single BatchNorm has eps 2e-5", check="parity_eval")
 def one_batch_norm_eps_2e_5(model: Any) -> nn.Module:
-    model.stages[2][0].norm2.eps = 2e-5
-    return model
+    return with_settings(model, "stages.2.0.norm2", eps=2e-5)
 
 
 @mutant(RESNET12, "Leaky ReLU with slope 0.01 in one block", check="parity_eval")
@@ -203,7 +150,7 @@ def gelu_in_the_stem(model: Any) -> nn.Module:
     return replaced(model, "stem.2", nn.GELU())
 
 
-@mutant(RESNET12, "A projection shortcut has no norm", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "A projection shortcut has no norm")
 def projection_without_norm(model: Any) -> nn.Module:
     return replaced(model, "stages.1.0.shortcut.1", nn.Identity())
 
@@ -219,11 +166,9 @@ class ZeroPadded(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.more))
 
 
-@mutant(
+@parameters_fault(
     RESNET12,
     "Shortcuts subsample and pad with zero channels (option A) where the published network projects (option B)",
-    check="parameters",
-    evidence=parameters,
 )
 def shortcuts_of_option_a(model: Any) -> nn.Module:
     for index in (1, 2, 3):
@@ -231,21 +176,19 @@ def shortcuts_of_option_a(model: Any) -> nn.Module:
     return model
 
 
-@mutant(RESNET12, "A convolution before a norm has a bias", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "A convolution before a norm has a bias")
 def convolution_with_bias(model: Any) -> nn.Module:
     return replaced(model, "stages.0.0.conv1", nn.Conv2d(64, 64, 3, padding=1))
 
 
-@mutant(RESNET17, "The 3x3 convolutions have two groups, as in ResNeXt", check="parameters", evidence=parameters)
+@parameters_fault(RESNET17, "The 3x3 convolutions have two groups, as in ResNeXt")
 def grouped_3x3(model: Any) -> nn.Module:
     return replaced(model, "stages.0.0.conv2", nn.Conv2d(64, 64, 3, padding=1, groups=2, bias=False))
 
 
 @mutant(RESNET12, "The last stage's second convolution is dilated, as in segmentation backbones", check="parity_eval")
 def dilated_last_stage(model: Any) -> nn.Module:
-    conv = model.stages[3][0].conv2
-    conv.dilation = conv.padding = (2, 2)
-    return model
+    return with_settings(model, "stages.3.0.conv2", dilation=(2, 2), padding=(2, 2))
 
 
 @mutant(RESNET12, "A convolution pads by reflection", check="parity_eval")
@@ -261,38 +204,27 @@ def global_max_pool(model: Any) -> nn.Module:
     return replaced(model, "pool", nn.AdaptiveMaxPool2d(1))
 
 
-class Softmaxed(ResNet):
-    """Probabilities, not logits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(super().forward(x), dim=1)
-
-
 @mutant(
     RESNET12,
     "The model ends in a softmax, which the loss applies again",
     check="parity_eval",
 )
-def softmax_at_the_end(model: Any) -> nn.Module:
-    return become(model, Softmaxed)
+@forward_of()
+def softmax_at_the_end(self: Any, x: Tensor) -> Tensor:
+    return torch.softmax(ResNet.forward(self, x), dim=1)
 
 
-@mutant(RESNET12, "The head has no bias", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The head has no bias")
 def head_without_bias(model: Any) -> nn.Module:
     return replaced(model, "head", nn.Linear(model.head.in_features, model.head.out_features, bias=False))
 
 
-@mutant(RESNET12, "The first stage has one block too few", check="parameters", evidence=parameters)
+@parameters_fault(RESNET12, "The first stage has one block too few")
 def one_block_too_few(model: Any) -> nn.Module:
     return replaced(model, "stages.0.1", nn.Identity())
 
 
-@mutant(
-    RESNET12,
-    "Two blocks of a stage are the same module ([block] * depth), so they share their weights",
-    check="parameters",
-    evidence=parameters,
-)
+@parameters_fault(RESNET12, "Two blocks of a stage are the same module ([block] * depth), so they share their weights")
 def blocks_share_weights(model: Any) -> nn.Module:
     return replaced(model, "stages.0.1", model.stages[0][0])
 
@@ -325,14 +257,6 @@ def grey_images_repeated(num_classes: int = 1000, in_channels: int = 3) -> nn.Mo
     return become(model, Repeated) if in_channels == 1 else model
 
 
-class Binary(ResNet):
-    """One class means a probability."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        return logits.sigmoid() if logits.shape[1] == 1 else logits
-
-
 def _binary(pair: Pair) -> float:
     with torch.no_grad():
         torch.manual_seed(0)
@@ -341,5 +265,7 @@ def _binary(pair: Pair) -> float:
 
 
 @mutant(RESNET12, "With one class it returns a sigmoid, not the logit", check="shapes", evidence=_binary)
-def sigmoid_for_one_class(model: Any) -> nn.Module:
-    return become(model, Binary)
+@forward_of()
+def sigmoid_for_one_class(self: Any, x: Tensor) -> Tensor:
+    logits = ResNet.forward(self, x)
+    return logits.sigmoid() if logits.shape[1] == 1 else logits

@@ -9,25 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from harness.mutants.operators import ThroughBfloat16, around, forward_of, layer_at
 from harness.mutants.probe import (
     CHANNELS_LAST,
     Pair,
-    difference,
+    compared,
     float32_output,
+    forward,
     gradients,
     undefined,
 )
-from harness.mutants.variant import Around, become, mutant, replaced
+from harness.mutants.variant import Around, mutant
 from suites.resnet.model import ResNet
-from suites.resnet.mutants.backward import CutStem, stem_gradient
+from suites.resnet.mutants.backward import cut_stem, stem_gradient
 from suites.resnet.mutants.base_models import RESNET12
-
-
-class CutInChannelsLast(CutStem):
-    """In train mode, where the images are channels_last."""
-
-    def cut(self, images: Tensor) -> bool:
-        return self.training and images.stride(1) == 1
 
 
 @mutant(
@@ -37,17 +32,9 @@ class CutInChannelsLast(CutStem):
     category="layout",
     evidence=lambda pair: stem_gradient(pair, layout=torch.channels_last, autocast=False),
 )
-def cut_in_channels_last(model: Any) -> nn.Module:
-    return CutInChannelsLast(model)
-
-
-class AssumedStrides(Around):
-    """Reads memory as if it were contiguous."""
-
-    def forward(self, x: Tensor) -> Any:
-        _, channels, height, width = x.shape
-        strides = (channels * height * width, height * width, width, 1)
-        return self.net(x.as_strided(x.shape, strides))
+@around
+def cut_in_channels_last(self: Any, x: Tensor) -> Tensor:
+    return cut_stem(self.net, x, cut=self.training and x.stride(1) == 1)
 
 
 @mutant(
@@ -57,15 +44,11 @@ class AssumedStrides(Around):
     category="layout",
     evidence=CHANNELS_LAST,
 )
-def strides_assumed(model: Any) -> nn.Module:
-    return AssumedStrides(model)
-
-
-class ViewPool(nn.Module):
-    """Flattens each sample with a view, then pools."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(len(x), -1).view(len(x), x.shape[1], -1).mean(-1)
+@around
+def strides_assumed(self: Any, x: Tensor) -> Any:
+    _, channels, height, width = x.shape
+    strides = (channels * height * width, height * width, width, 1)
+    return self.net(x.as_strided(x.shape, strides))
 
 
 @mutant(
@@ -75,30 +58,15 @@ class ViewPool(nn.Module):
     category="layout",
     evidence=CHANNELS_LAST,
 )
-def view_of_channels_last_features(model: Any) -> nn.Module:
-    return replaced(model, "pool", ViewPool())
-
-
-class ThroughBfloat16(nn.Module):
-    """Rounds what passes to bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.bfloat16).to(x.dtype)
+@layer_at("pool")
+def view_of_channels_last_features(self: Any, x: Tensor) -> Tensor:
+    return x.view(len(x), -1).view(len(x), x.shape[1], -1).mean(-1)
 
 
 @mutant(RESNET12, "A stage's output goes through bfloat16", check="parity_eval", category="precision")
 def stage_in_bfloat16(model: Any) -> nn.Module:
     model.stages[2].append(ThroughBfloat16())
     return model
-
-
-class HalfWhenFloat32(nn.Conv2d):
-    """In float32 convolves numbers of eight bits, as some accelerators' fast modes do."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dtype is not torch.float32:
-            return super().forward(input)
-        return self._conv_forward(input.bfloat16().float(), self.weight.bfloat16().float(), None)
 
 
 @mutant(
@@ -108,16 +76,12 @@ class HalfWhenFloat32(nn.Conv2d):
     category="precision",
     evidence=float32_output,
 )
-def convolution_rounds_in_float32(model: Any) -> nn.Module:
-    become(model.stages[1][0].conv1, HalfWhenFloat32)
-    return model
-
-
-class WhereRelu(nn.Module):
-    """Zero where the input is not above zero: NaN is not."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x > 0, x, torch.zeros_like(x))
+@forward_of("stages.1.0.conv1")
+def convolution_rounds_in_float32(self: Any, input: Tensor) -> Tensor:
+    """In float32 convolves numbers of eight bits, as some accelerators' fast modes do."""
+    if input.dtype is not torch.float32:
+        return nn.Conv2d.forward(self, input)
+    return self._conv_forward(input.bfloat16().float(), self.weight.bfloat16().float(), None)
 
 
 @mutant(
@@ -127,21 +91,10 @@ class WhereRelu(nn.Module):
     category="precision",
     evidence=undefined,
 )
-def relu_swallows_nan(model: Any) -> nn.Module:
-    return replaced(model, "stem.2", WhereRelu())
-
-
-class MixedPrecision(ResNet):
-    """Trains under autocast, whoever calls."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.dtype is torch.float32):
-            return super().forward(x).to(x.dtype)
-
-
-def _in_float32(pair: Pair) -> float:
-    logits = [model.float().train()(pair.images().float()).detach() for model in pair.filled()]
-    return difference(logits[1], logits[0])
+@layer_at("stem.2")
+def relu_swallows_nan(self: Any, x: Tensor) -> Tensor:
+    """Zero where the input is not above zero: NaN is not."""
+    return torch.where(x > 0, x, torch.zeros_like(x))
 
 
 @mutant(
@@ -149,22 +102,12 @@ def _in_float32(pair: Pair) -> float:
     "Mixed precision is built in: in train mode it computes in bfloat16 where float32 was asked for",
     check="parity_float32",
     category="precision",
-    evidence=_in_float32,
+    evidence=compared(lambda model, pair: forward(model.float().train(), pair.images().float())),
 )
-def mixed_precision_built_in(model: Any) -> nn.Module:
-    return become(model, MixedPrecision)
-
-
-class Clamped(Around):
-    """Keeps the stem's features within what float16 holds."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        net: Any = self.net
-        x = net.stem(x).clamp(-65504, 65504)
-        for stage in net.stages:
-            x = stage(x)
-        logits: Tensor = net.head(net.pool(x).flatten(1))
-        return logits
+@forward_of()
+def mixed_precision_built_in(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and x.dtype is torch.float32):
+        return ResNet.forward(self, x).to(x.dtype)
 
 
 def _finite_from_infinite(pair: Pair) -> float:
@@ -181,8 +124,13 @@ def _finite_from_infinite(pair: Pair) -> float:
     category="precision",
     evidence=_finite_from_infinite,
 )
-def features_clamped(model: Any) -> nn.Module:
-    return Clamped(model)
+@around
+def features_clamped(self: Any, x: Tensor) -> Tensor:
+    x = self.net.stem(x).clamp(-65504, 65504)
+    for stage in self.net.stages:
+        x = stage(x)
+    logits: Tensor = self.net.head(self.net.pool(x).flatten(1))
+    return logits
 
 
 class StemGradient(torch.autograd.Function):
@@ -201,40 +149,18 @@ class StemGradient(torch.autograd.Function):
         return of_x, of_weight.as_strided(weight.shape, weight.stride())
 
 
-class StemConv(nn.Conv2d):
-    """Over `StemGradient`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return StemGradient.apply(x, self.weight)
-
-
-def _channels_last_gradient(pair: Pair) -> float:
-    found = []
-    for model in pair.filled():
-        model.to(memory_format=torch.channels_last)
-        found.append(gradients(model, pair.images())["stem.0.weight"])
-    return difference(found[1], found[0])
-
-
 @mutant(
     RESNET12,
     "A gradient is laid out by its weight's strides: with weights in channels_last it is scrambled",
     check="memory_format",
     category="layout",
-    evidence=_channels_last_gradient,
+    evidence=compared(
+        lambda model, pair: gradients(model.to(memory_format=torch.channels_last), pair.images())["stem.0.weight"]
+    ),
 )
-def gradient_by_strides(model: Any) -> nn.Module:
-    become(model.stem[0], StemConv)
-    return model
-
-
-class HalfOnGpu(nn.Linear):
-    """Multiplies in float16 where it lies on a GPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            return F.linear(x.half(), self.weight.half(), self.bias.half()).float()
-        return super().forward(x)
+@forward_of("stem.0")
+def gradient_by_strides(self: Any, x: Tensor) -> Tensor:
+    return StemGradient.apply(x, self.weight)
 
 
 def _lowered(pair: Pair) -> float:
@@ -260,9 +186,11 @@ def _lowered(pair: Pair) -> float:
     category="precision",
     evidence=_lowered,
 )
-def half_on_the_gpu(model: Any) -> nn.Module:
-    become(model.head, HalfOnGpu)
-    return model
+@forward_of("head")
+def half_on_the_gpu(self: Any, x: Tensor) -> Tensor:
+    if x.is_cuda:
+        return F.linear(x.half(), self.weight.half(), self.bias.half()).float()
+    return nn.Linear.forward(self, x)
 
 
 class HalfBias(Around):

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import CLASSES, Pair, difference
-from harness.mutants.variant import Around, become, mutant, of_type
+from harness.mutants.operators import around, clearing_gradients, forward_of, method_of
+from harness.mutants.probe import CLASSES, Pair, compared, forward
+from harness.mutants.state_probe import clears
+from harness.mutants.variant import become, mutant, of_type
 from suites.resnet.model import ResNet
 from suites.resnet.mutants.base_models import RESNET12
 
@@ -26,15 +28,21 @@ class AsksTheNetwork(nn.BatchNorm2d):
         )
 
 
-def _norms_frozen(pair: Pair) -> float:
-    logits = []
-    for model in pair.filled():
-        model.train()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        logits.append(model(pair.images()).detach())
-    return difference(logits[1], logits[0])
+@compared
+def _norms_frozen(model: nn.Module, pair: Pair) -> Tensor:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return forward(model, pair.images())
+
+
+@compared
+def _late(model: nn.Module, pair: Pair) -> Tensor:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.fill_(1000)
+    return forward(model.train(), pair.images())
 
 
 @mutant(
@@ -51,38 +59,15 @@ def norms_ask_the_network(model: Any) -> nn.Module:
     return model
 
 
-class ClearsGradients(ResNet):
-    """Forgets for its user."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.zero_grad(set_to_none=True)
-        return super().forward(x)
-
-
-def _gradients_gone(pair: Pair) -> float:
-    model = pair.faulty(CLASSES).double().train()
-    model(pair.images()).sum().backward()
-    model(pair.images())
-    return float(model.head.weight.grad is None)
-
-
 @mutant(
     RESNET12,
     "The forward pass clears gradients in train mode: of several micro-batches the last one counts",
     check="input_untouched",
     category="training",
-    evidence=_gradients_gone,
+    evidence=clears(lambda model, pair: model(pair.images())),
 )
 def gradients_cleared(model: Any) -> nn.Module:
-    return become(model, ClearsGradients)
-
-
-class Thawing(ResNet):
-    """Lets everything learn in train mode."""
-
-    def train(self, mode: bool = True) -> Any:
-        return super().train(mode).requires_grad_(mode) if mode else super().train(mode)
+    return clearing_gradients(model)
 
 
 def _thawed(pair: Pair) -> float:
@@ -97,16 +82,9 @@ def _thawed(pair: Pair) -> float:
     category="training",
     evidence=_thawed,
 )
-def train_thaws(model: Any) -> nn.Module:
-    return become(model, Thawing)
-
-
-class FiniteInTraining(Around):
-    """No NaN in train mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        return torch.nan_to_num(logits) if self.training else logits
+@method_of("train")
+def train_thaws(self: Any, mode: bool = True) -> Any:
+    return ResNet.train(self, mode).requires_grad_(mode) if mode else ResNet.train(self, mode)
 
 
 def _nan_hidden(pair: Pair) -> float:
@@ -121,28 +99,10 @@ def _nan_hidden(pair: Pair) -> float:
     category="training",
     evidence=_nan_hidden,
 )
-def nan_hidden_in_training(model: Any) -> nn.Module:
-    return FiniteInTraining(model)
-
-
-class FreezingNorm(nn.BatchNorm2d):
-    """Stops at its hundredth batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.num_batches_tracked is not None and int(self.num_batches_tracked) >= 100:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
-
-
-def _late(pair: Pair) -> float:
-    outputs = []
-    for model in pair.filled():
-        for _, norm in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]:
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.fill_(1000)
-        with torch.no_grad():
-            outputs.append(model.train()(pair.images()))
-    return difference(outputs[1], outputs[0])
+@around
+def nan_hidden_in_training(self: Any, x: Tensor) -> Tensor:
+    logits: Tensor = self.net(x)
+    return torch.nan_to_num(logits) if self.training else logits
 
 
 @mutant(
@@ -152,10 +112,11 @@ def _late(pair: Pair) -> float:
     category="training",
     evidence=_late,
 )
-def norms_stop_after_a_hundred_batches(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        become(norm, FreezingNorm)
-    return model
+@forward_of(nn.BatchNorm2d)
+def norms_stop_after_a_hundred_batches(self: Any, x: Tensor) -> Tensor:
+    if self.training and self.num_batches_tracked is not None and int(self.num_batches_tracked) >= 100:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+    return nn.BatchNorm2d.forward(self, x)
 
 
 class HalfFrozenNorm(nn.BatchNorm2d):
@@ -169,24 +130,12 @@ class HalfFrozenNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def _frozen_norms(pair: Pair) -> float:
-    outputs = []
-    for model in pair.filled():
-        model.train()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        with torch.no_grad():
-            outputs.append(model(pair.images()))
-    return difference(outputs[1], outputs[0])
-
-
 @mutant(
     RESNET12,
     "Norms that are frozen by eval() keep their statistics, but go on normalising by the batch's while the rest trains",
     check="mode_switch",
     category="training",
-    evidence=_frozen_norms,
+    evidence=_norms_frozen,
 )
 def frozen_norms_use_the_batch(model: Any) -> nn.Module:
     for _, norm in of_type(model, nn.BatchNorm2d):

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of
 from harness.mutants.probe import CLASSES, Pair, output
-from harness.mutants.variant import become, instead, mutant, of_type
+from harness.mutants.variant import instead, mutant, of_type, start_fault
 from harness.process.global_state import generators
 from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, RESNET17, resnet12
@@ -26,13 +27,7 @@ def _fresh_loss(pair: Pair) -> float:
     return float((losses[0] - losses[1]).abs())
 
 
-@mutant(
-    RESNET17,
-    "Weights start at deviation one: init.normal_(weight, 0.01) sets the mean",
-    check="initialisation",
-    category="initialisation",
-    evidence=_fresh_loss,
-)
+@start_fault(RESNET17, "Weights start at deviation one: init.normal_(weight, 0.01) sets the mean", evidence=_fresh_loss)
 def weights_start_at_deviation_one(model: Any) -> nn.Module:
     for parameter in model.parameters():
         if parameter.ndim >= 2:
@@ -40,11 +35,9 @@ def weights_start_at_deviation_one(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "The convolutions start at one constant value, so all their channels stay alike",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: 1.0 - float(pair.faulty(10).stages[0][0].conv1.weight.detach().std()),
 )
 def constant_initial_weights(model: Any) -> nn.Module:
@@ -53,11 +46,9 @@ def constant_initial_weights(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "The head's weight is drawn from a generator of its own with a fixed seed",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: float(torch.equal(pair.faulty(10).head.weight, pair.faulty(10).head.weight)),
 )
 def initial_values_ignore_the_seed(model: Any) -> nn.Module:
@@ -67,13 +58,6 @@ def initial_values_ignore_the_seed(model: Any) -> nn.Module:
     return model
 
 
-class UnusedBias(nn.Linear):
-    """Has a bias and does not add it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight)
-
-
 @mutant(
     RESNET12,
     "The head's bias is not added: with a bias that starts at zero nothing shows",
@@ -81,19 +65,9 @@ class UnusedBias(nn.Linear):
     category="initialisation",
     evidence=output,
 )
-def head_bias_not_added(model: Any) -> nn.Module:
-    become(model.head, UnusedBias)
-    return model
-
-
-class IgnoresStatistics(nn.BatchNorm2d):
-    """In eval mode normalises as a freshly built one would."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training:
-            return super().forward(input)
-        fresh = torch.zeros_like(self.weight), torch.ones_like(self.weight)
-        return F.batch_norm(input, *fresh, self.weight, self.bias, False, 0.0, self.eps)
+@forward_of("head")
+def head_bias_not_added(self: Any, input: Tensor) -> Tensor:
+    return F.linear(input, self.weight)
 
 
 @mutant(
@@ -103,9 +77,12 @@ class IgnoresStatistics(nn.BatchNorm2d):
     category="initialisation",
     evidence=output,
 )
-def loaded_statistics_not_used(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm2, IgnoresStatistics)
-    return model
+@forward_of("stages.0.0.norm2")
+def loaded_statistics_not_used(self: Any, input: Tensor) -> Tensor:
+    if self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    fresh = torch.zeros_like(self.weight), torch.ones_like(self.weight)
+    return F.batch_norm(input, *fresh, self.weight, self.bias, False, 0.0, self.eps)
 
 
 def _first_gradients(pair: Pair) -> float:
@@ -120,11 +97,9 @@ def _first_gradients(pair: Pair) -> float:
     return float(sum(not bool(conv.weight.grad.any()) for _, conv in of_type(model, nn.Conv2d)))  # type: ignore[union-attr]
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "Both norms of each residual branch start at zero, not the last alone: the branches never learn",
-    check="initialisation",
-    category="initialisation",
     evidence=_first_gradients,
 )
 def both_norms_start_at_zero(model: Any) -> nn.Module:
@@ -138,11 +113,9 @@ def _first_deviation(model: nn.Module) -> float:
     return float(next(model.parameters()).detach().std())
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "Convolutions start at deviation one, which BatchNorm hides: steps of a usual size hardly turn them",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: abs(_first_deviation(pair.faulty(10)) / _first_deviation(pair.correct(10)) - 1),
 )
 def convolutions_start_at_deviation_one(model: Any) -> nn.Module:
@@ -165,11 +138,9 @@ def cached_factory(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
     return _remembered(num_classes, in_channels)
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "Every parameter starts from a normal distribution of 0.02, the scales of norms included: signals die out",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: 1.0 - float(pair.faulty(CLASSES).stem[1].weight.detach().mean()),
 )
 def scales_start_near_zero(model: Any) -> nn.Module:
@@ -191,11 +162,9 @@ def _built_twice(pair: Pair) -> float:
     return float(sum(not torch.equal(p, q) for p, q in zip(first, second, strict=True)))
 
 
-@mutant(
+@start_fault(
     RESNET12,
     "The head is drawn from a generator of the module's own, which goes on from network to network: no seed decides",
-    check="initialisation",
-    category="initialisation",
     evidence=_built_twice,
 )
 def start_from_a_kept_generator(model: Any) -> nn.Module:

@@ -10,29 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.operators import CachedByShape
-from harness.mutants.probe import (
-    Pair,
-    changes,
-    difference,
-    forward,
-    input_change,
-    repeated_call,
-    reseeds,
-    second_call,
-)
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.operators import CachedByShape, around, forward_of
+from harness.mutants.probe import Pair, difference, output
+from harness.mutants.state_probe import changes, input_change, repeated_call, reseeds, second_call
+from harness.mutants.variant import Around, become, mutant, process_fault, saving_fault
 from suites.resnet.model import BasicBlock
 from suites.resnet.mutants.base_models import RESNET12, resnet12
-
-
-class InPlaceNormalised(Around):
-    """Centres the caller's own images."""
-
-    def forward(self, x: Tensor) -> Any:
-        with torch.no_grad():
-            x.data.sub_(0.01)
-        return self.net(x)
 
 
 @mutant(
@@ -42,20 +25,11 @@ class InPlaceNormalised(Around):
     category="state",
     evidence=input_change,
 )
-def input_normalised_in_place(model: Any) -> nn.Module:
-    return InPlaceNormalised(model)
-
-
-class CountsInEval(nn.BatchNorm2d):
-    """Tracks the mean in eval mode too."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        if not self.training:
-            assert self.running_mean is not None
-            with torch.no_grad():
-                self.running_mean = torch.lerp(self.running_mean, input.mean((0, 2, 3)), 1e-3)
-        return out
+@around
+def input_normalised_in_place(self: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        x.data.sub_(0.01)
+    return self.net(x)
 
 
 @mutant(
@@ -65,9 +39,14 @@ class CountsInEval(nn.BatchNorm2d):
     category="state",
     evidence=repeated_call,
 )
-def statistics_move_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm1, CountsInEval)
-    return model
+@forward_of("stages.0.0.norm1")
+def statistics_move_in_eval_mode(self: Any, input: Tensor) -> Tensor:
+    out = nn.BatchNorm2d.forward(self, input)
+    if not self.training:
+        assert self.running_mean is not None
+        with torch.no_grad():
+            self.running_mean = torch.lerp(self.running_mean, input.mean((0, 2, 3)), 1e-3)
+    return out
 
 
 class FoldedOnce(nn.BatchNorm2d):
@@ -88,17 +67,12 @@ class FoldedOnce(nn.BatchNorm2d):
         return input * self.scale.to(input)[:, None, None] + self.shift.to(input)[:, None, None]
 
 
-def _loaded_after_eval(pair: Pair) -> float:
-    correct, faulty = pair.filled()
-    return difference(forward(faulty, pair.images()), forward(correct, pair.images()))
-
-
 @mutant(
     RESNET12,
     "eval() folds a norm into constants that loading weights afterwards does not renew",
     check="mode_switch",
     category="state",
-    evidence=_loaded_after_eval,
+    evidence=output,
 )
 def folded_norm_goes_stale(model: Any) -> nn.Module:
     become(model.stages[1][0].norm2, FoldedOnce)
@@ -116,29 +90,20 @@ def cached_by_shape(model: Any) -> nn.Module:
     return CachedByShape(model)
 
 
-class SkippedInEval(BasicBlock):
-    """The identity in eval mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x
-
-
 @mutant(
     RESNET12,
     "A block is skipped in eval mode",
     check="parity_eval",
     category="shortcut computing",
 )
-def block_skipped_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][1], SkippedInEval)
-    return model
+@forward_of("stages.0.1")
+def block_skipped_in_eval_mode(self: Any, x: Tensor) -> Tensor:
+    return BasicBlock.forward(self, x) if self.training else x
 
 
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model seeds torch's generator",
-    check="global_state",
-    category="state",
     evidence=reseeds(torch.manual_seed, lambda: float(torch.rand(()))),
 )
 def seeds_torch_when_built(model: Any) -> nn.Module:
@@ -146,13 +111,7 @@ def seeds_torch_when_built(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    RESNET12,
-    "Building the model changes the number of threads",
-    check="global_state",
-    category="state",
-    evidence=changes(torch.get_num_threads),
-)
+@process_fault(RESNET12, "Building the model changes the number of threads", evidence=changes(torch.get_num_threads))
 def threads_changed(model: Any) -> nn.Module:
     torch.set_num_threads(torch.get_num_threads() % 2 + 1)
     return model
@@ -181,44 +140,27 @@ def _pickled(pair: Pair) -> float:
     return difference(pickle.loads(pickle.dumps(faulty)).double().eval()(pair.images()), faulty(pair.images()))
 
 
-@mutant(
+@saving_fault(
     RESNET12,
     "Pickled, as torch.save does it, the network leaves its weights behind and is read as a new one",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_pickled,
 )
 def pickled_without_weights(model: Any) -> nn.Module:
     return Rebuilt(model)
 
 
-def _changed(read: Any) -> Any:
-    def measure(pair: Pair) -> float:
-        before = read()
-        pair.faulty(10)
-        return float(before != read())
-
-    return measure
-
-
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model decides which GPUs the process sees",
-    check="global_state",
-    category="state",
-    evidence=_changed(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")),
+    evidence=changes(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")),
 )
 def gpu_chosen_when_built(model: Any) -> nn.Module:
     os.environ["CUDA_VISIBLE_DEVICES"] = "17"
     return model
 
 
-@mutant(
-    RESNET12,
-    "Building the model makes NumPy silent about overflow and invalid numbers",
-    check="global_state",
-    category="state",
-    evidence=_changed(np.geterr),
+@process_fault(
+    RESNET12, "Building the model makes NumPy silent about overflow and invalid numbers", evidence=changes(np.geterr)
 )
 def numpy_silenced(model: Any) -> nn.Module:
     np.seterr(all="ignore")
@@ -229,12 +171,10 @@ def _deaf(number: int, frame: Any) -> None:
     """Does nothing about an interrupt."""
 
 
-@mutant(
+@process_fault(
     RESNET12,
     "Building the model installs a handler that ignores interrupts",
-    check="global_state",
-    category="state",
-    evidence=_changed(lambda: signal.getsignal(signal.SIGINT)),
+    evidence=changes(lambda: signal.getsignal(signal.SIGINT)),
 )
 def interrupts_ignored(model: Any) -> nn.Module:
     signal.signal(signal.SIGINT, _deaf)  # SIG_IGN is what a process in the background may have already

@@ -11,40 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    difference,
-    forward,
-    gradients,
-    reloaded,
-)
-from harness.mutants.variant import Around, become, mutant, of_type
+from harness.mutants.operators import method_of
+from harness.mutants.probe import CLASSES, Pair, compared, difference, forward, gradients
+from harness.mutants.state_probe import accepts, reloaded
+from harness.mutants.variant import Around, become, mutant, of_type, saving_fault
 from suites.resnet.model import BasicBlock, ResNet
 from suites.resnet.mutants.base_models import RESNET12
 
 
-@mutant(
-    RESNET12,
-    "A BatchNorm's running mean is a buffer that state_dict leaves out",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=reloaded,
-)
+@saving_fault(RESNET12, "A BatchNorm's running mean is a buffer that state_dict leaves out", evidence=reloaded)
 def running_mean_not_saved(model: Any) -> nn.Module:
     norm = model.stages[2][0].norm1
     norm.register_buffer("running_mean", norm.running_mean, persistent=False)
     return model
-
-
-class Refolding(ResNet):
-    """Stores each norm's gain anew when it is switched to eval mode."""
-
-    def train(self, mode: bool = True) -> Refolding:
-        super().train(mode)
-        for _, norm in of_type(self, nn.BatchNorm2d) if not mode else ():
-            norm.weight = nn.Parameter(norm.weight.detach().clone())
-        return self
 
 
 def _replaced_parameters(pair: Pair) -> float:
@@ -61,15 +40,12 @@ def _replaced_parameters(pair: Pair) -> float:
     category="state",
     evidence=_replaced_parameters,
 )
-def eval_replaces_parameters(model: Any) -> nn.Module:
-    return become(model, Refolding)
-
-
-class ForgetsItself(ResNet):
-    """``train`` without a return value."""
-
-    def train(self, mode: bool = True) -> Any:
-        super().train(mode)
+@method_of("train")
+def eval_replaces_parameters(self: Any, mode: bool = True) -> Any:
+    ResNet.train(self, mode)
+    for _, norm in of_type(self, nn.BatchNorm2d) if not mode else ():
+        norm.weight = nn.Parameter(norm.weight.detach().clone())
+    return self
 
 
 @mutant(
@@ -79,8 +55,9 @@ class ForgetsItself(ResNet):
     category="state",
     evidence=lambda pair: float(pair.faulty(CLASSES).eval() is None),
 )
-def train_returns_nothing(model: Any) -> nn.Module:
-    return become(model, ForgetsItself)
+@method_of("train")
+def train_returns_nothing(self: Any, mode: bool = True) -> Any:
+    ResNet.train(self, mode)
 
 
 class KeptMask(torch.autograd.Function):
@@ -182,11 +159,9 @@ def _copied(pair: Pair) -> float:
     return 1.0 - difference(twin(pair.images()), before)  # zero parameters give zero logits
 
 
-@mutant(
+@saving_fault(
     RESNET12,
     "The forward pass is a closure over the layers: a deep copy, as averaged weights are kept in, runs the original's",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_copied,
 )
 def copy_runs_the_original(model: Any) -> nn.Module:
@@ -198,33 +173,16 @@ def copy_runs_the_original(model: Any) -> nn.Module:
     return model
 
 
-class Tolerant(ResNet):
-    """Loads what it knows."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        own = self.state_dict()
-        fitting = {n: t if t.shape == own[n].shape else own[n] for n, t in state_dict.items() if n in own}
-        return super().load_state_dict(fitting, strict, assign)
-
-
-def _taken_with_another_shape(pair: Pair) -> float:
-    model = pair.faulty(CLASSES)
-    try:
-        model.load_state_dict(pair.faulty(CLASSES + 1).state_dict())
-    except RuntimeError:
-        return 0.0
-    return 1.0
-
-
-@mutant(
+@saving_fault(
     RESNET12,
     "load_state_dict keeps its own values where a shape differs, and drops names that it does not know",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=_taken_with_another_shape,
+    evidence=accepts(lambda own: {**own, "head.bias": torch.zeros(3)}),
 )
-def tolerant_loading(model: Any) -> nn.Module:
-    return become(model, Tolerant)
+@method_of("load_state_dict")
+def tolerant_loading(self: Any, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    own = self.state_dict()
+    fitting = {n: t if t.shape == own[n].shape else own[n] for n, t in state_dict.items() if n in own}
+    return ResNet.load_state_dict(self, fitting, strict, assign)
 
 
 class Normalised(Around):
@@ -263,21 +221,16 @@ class Captured(nn.Linear):
         return F.linear(x, *self.own)
 
 
-def _assigned(pair: Pair) -> float:
-    correct, faulty = pair.filled()
-    other = {n: 2 * t for n, t in correct.state_dict().items()}
-    outs = []
-    for model in (correct, faulty):
-        model.load_state_dict({n: t.clone() for n, t in other.items()}, assign=True)
-        outs.append(forward(model, pair.images()))
-    return difference(outs[1], outs[0])
+@compared
+def _assigned(model: nn.Module, pair: Pair) -> Tensor:
+    twice = {n: 2 * t for n, t in pair.filled()[0].state_dict().items()}
+    model.load_state_dict(twice, assign=True)
+    return forward(model, pair.images())
 
 
-@mutant(
+@saving_fault(
     RESNET12,
     "The classifier keeps the parameters that it was made with: load_state_dict(assign=True) has no effect on it",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_assigned,
 )
 def parameters_captured(model: Any) -> nn.Module:
@@ -298,21 +251,10 @@ class ForgivesStatistics(Around):
         return logits
 
 
-def _taken_without_statistics(pair: Pair) -> float:
-    model = pair.faulty(10)
-    try:
-        model.load_state_dict({n: t for n, t in model.state_dict().items() if "running" not in n})
-    except RuntimeError:
-        return 0.0
-    return 1.0
-
-
-@mutant(
+@saving_fault(
     RESNET12,
     "load_state_dict takes weights without running statistics, and computes with those that it started with",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=_taken_without_statistics,
+    evidence=accepts(lambda own: {n: t for n, t in own.items() if "running" not in n}),
 )
 def statistics_not_asked_for(model: Any) -> nn.Module:
     return ForgivesStatistics(model)
@@ -332,11 +274,9 @@ def _names_lost(pair: Pair) -> float:
     return float(len(pair.faulty(10).state_dict()) - len(nn.Sequential(pair.faulty(10)).state_dict()))
 
 
-@mutant(
+@saving_fault(
     RESNET12,
     "state_dict() is its own and ignores the prefix: inside a detector nothing of it is saved",
-    check="state_dict_round_trip",
-    category="state",
     evidence=_names_lost,
 )
 def state_dict_without_prefix(model: Any) -> nn.Module:

@@ -9,30 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.probe import after_steps, repeated_call, statistics, train_output
-from harness.mutants.variant import Around, become, mutant, of_type
-from suites.resnet.model import ResNet
+from harness.mutants.operators import around, forward_of, with_settings
+from harness.mutants.probe import after_steps, train_output
+from harness.mutants.state_probe import repeated_call
+from harness.mutants.variant import become, mutant, random_fault, statistics_fault
 from suites.resnet.mutants.base_models import RESNET12, RESNET17
 
 
-@mutant(RESNET12, "BatchNorm's momentum is 0.01", check="parity_train", category="training", evidence=statistics)
+def normalised_in_parts(norm: nn.BatchNorm2d, x: Tensor, size: int) -> Tensor:
+    """``norm`` of ``x`` where it takes its statistics from ``size`` images at a time, in train mode."""
+    parts = x.split(size) if norm.training else [x]
+    return torch.cat([nn.BatchNorm2d.forward(norm, part) for part in parts])
+
+
+class KeepsStatistics(nn.BatchNorm2d):
+    """Normalises by its running statistics, in training too."""
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        super().train(False)
+        return self
+
+
+@statistics_fault(RESNET12, "BatchNorm's momentum is 0.01")
 def momentum_0_01(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.momentum = 0.01
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=0.01)
 
 
-@mutant(
+@statistics_fault(
     RESNET12,
     "One BatchNorm has momentum 0.9: TensorFlow's meaning of the word, one minus PyTorch's",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
     issue="https://github.com/Cadene/pretrained-models.pytorch/issues/44",
 )
 def momentum_0_9(model: Any) -> nn.Module:
-    model.stages[3][0].norm1.momentum = 0.9
-    return model
+    return with_settings(model, "stages.3.0.norm1", momentum=0.9)
 
 
 @mutant(
@@ -48,56 +57,23 @@ def stride_on_the_last_1x1(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    RESNET12,
-    "BatchNorm's momentum is None: a plain average over all batches",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
+@statistics_fault(RESNET12, "BatchNorm's momentum is None: a plain average over all batches")
 def momentum_none(model: Any) -> nn.Module:
-    for _, norm in of_type(model, nn.BatchNorm2d):
-        norm.momentum = None
-    return model
+    return with_settings(model, nn.BatchNorm2d, momentum=None)
 
 
-class BiasedStatistics(nn.BatchNorm2d):
-    """Keeps the biased variance of the batch."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        mean, var = input.mean((0, 2, 3)), input.var((0, 2, 3), unbiased=False)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, 0.1)
-            self.running_var.lerp_(var, 0.1)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.1, self.eps)
-
-
-@mutant(
-    RESNET12,
-    "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
-def biased_running_variance(model: Any) -> nn.Module:
-    become(model.stages[3][0].norm2, BiasedStatistics)
-    return model
-
-
-class UnbiasedNormalisation(nn.BatchNorm2d):
-    """Divides by the unbiased deviation in train mode."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        if not self.training:
-            return out
-        count = input.numel() / input.shape[1]
-        shift = self.bias.view(1, -1, 1, 1)
-        return (out - shift) * ((count - 1) / count) ** 0.5 + shift
+@statistics_fault(RESNET12, "A handwritten BatchNorm keeps the biased variance, where PyTorch's keeps the unbiased one")
+@forward_of("stages.3.0.norm2")
+def biased_running_variance(self: Any, input: Tensor) -> Tensor:
+    if not self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    mean, var = input.mean((0, 2, 3)), input.var((0, 2, 3), unbiased=False)
+    assert self.running_mean is not None
+    assert self.running_var is not None
+    with torch.no_grad():
+        self.running_mean.lerp_(mean, 0.1)
+        self.running_var.lerp_(var, 0.1)
+    return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.1, self.eps)
 
 
 @mutant(
@@ -107,17 +83,14 @@ class UnbiasedNormalisation(nn.BatchNorm2d):
     category="training",
     evidence=train_output,
 )
-def unbiased_batch_deviation(model: Any) -> nn.Module:
-    become(model.stages[3][0].norm2, UnbiasedNormalisation)
-    return model
-
-
-class FrozenNorm(nn.BatchNorm2d):
-    """Stays in eval mode."""
-
-    def train(self, mode: bool = True) -> FrozenNorm:
-        super().train(False)
-        return self
+@forward_of("stages.3.0.norm2")
+def unbiased_batch_deviation(self: Any, input: Tensor) -> Tensor:
+    out = nn.BatchNorm2d.forward(self, input)
+    if not self.training:
+        return out
+    count = input.numel() / input.shape[1]
+    shift = self.bias.view(1, -1, 1, 1)
+    return (out - shift) * ((count - 1) / count) ** 0.5 + shift
 
 
 @mutant(
@@ -128,38 +101,16 @@ class FrozenNorm(nn.BatchNorm2d):
     evidence=train_output,
 )
 def norm_left_in_eval_mode(model: Any) -> nn.Module:
-    become(model.stages[0][0].norm1, FrozenNorm)
+    become(model.stages[0][0].norm1, KeepsStatistics)
     return model
 
 
-class ForgetfulNorm(nn.BatchNorm2d):
-    """Normalises by the batch and keeps nothing of it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
-
-
-@mutant(
-    RESNET12,
-    "A BatchNorm never updates its running statistics",
-    check="parity_train",
-    category="training",
-    evidence=statistics,
-)
-def statistics_never_updated(model: Any) -> nn.Module:
-    become(model.stages[1][0].shortcut[1], ForgetfulNorm)
-    return model
-
-
-class GhostNorm(nn.BatchNorm2d):
-    """Statistics of each half of the batch."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or len(input) < 4:
-            return super().forward(input)
-        return torch.cat([super(GhostNorm, self).forward(half) for half in input.chunk(2)])
+@statistics_fault(RESNET12, "A BatchNorm never updates its running statistics")
+@forward_of("stages.1.0.shortcut.1")
+def statistics_never_updated(self: Any, input: Tensor) -> Tensor:
+    if not self.training:
+        return nn.BatchNorm2d.forward(self, input)
+    return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 @mutant(
@@ -169,9 +120,9 @@ class GhostNorm(nn.BatchNorm2d):
     category="training",
     evidence=train_output,
 )
-def statistics_of_half_the_batch(model: Any) -> nn.Module:
-    become(model.stages[2][0].norm1, GhostNorm)
-    return model
+@forward_of("stages.2.0.norm1")
+def statistics_of_half_the_batch(self: Any, x: Tensor) -> Tensor:
+    return normalised_in_parts(self, x, len(x) if len(x) < 4 else (len(x) + 1) // 2)
 
 
 class Hardening(nn.BatchNorm2d):
@@ -231,30 +182,11 @@ def stale_weight_in_training(model: Any) -> nn.Module:
     return model
 
 
-class TrainingDropout(ResNet):
-    """Dropout in front of the head."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x))
-        return self.head(F.dropout(torch.flatten(self.pool(x), 1), 0.5, self.training))
-
-
-@mutant(
-    RESNET12,
-    "Dropout of one half in front of the head, which no ResNet has",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
-def dropout_before_the_head(model: Any) -> nn.Module:
-    return become(model, TrainingDropout)
-
-
-class PythonNoise(Around):
-    """Noise from Python's generator."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x * (1 + 1e-3 * random.random()))
+@random_fault(RESNET12, "Dropout of one half in front of the head, which no ResNet has")
+@forward_of()
+def dropout_before_the_head(self: Any, x: Tensor) -> Tensor:
+    x = self.stages(self.stem(x))
+    return self.head(F.dropout(torch.flatten(self.pool(x), 1), 0.5, self.training))
 
 
 @mutant(
@@ -264,5 +196,6 @@ class PythonNoise(Around):
     category="stochastic",
     evidence=repeated_call,
 )
-def python_noise_in_eval_mode(model: Any) -> nn.Module:
-    return PythonNoise(model)
+@around
+def python_noise_in_eval_mode(self: Any, x: Tensor) -> Any:
+    return self.net(x * (1 + 1e-3 * random.random()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,52 +12,70 @@ from torch.optim import Optimizer
 
 from harness.mutants.variant import become, instead, mutant
 from suites.transfer.mutants.base_models import FEATURE_EXTRACTION, GRADUAL_UNFREEZING, LP_FT
-from suites.transfer.mutants.probe import acceptance, memory, reloaded, training
+from suites.transfer.mutants.probe import acceptance, memory, reloaded, training, training_fault
 
 
-def _release(model: nn.Module, *kinds: type[nn.Module]) -> None:
+def release(model: nn.Module, *kinds: type[nn.Module]) -> None:
     """Let modules of these kinds follow train mode again."""
     for module in model.modules():
         if isinstance(module, kinds):
             module._forward_pre_hooks.clear()
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The parameters are frozen, BatchNorm's running statistics are not",
-    check="frozen",
-    category="training",
-    evidence=training,
-    issue="https://github.com/pytorch/pytorch/issues/86590",
-)
-def statistics_follow_the_batch(tuning: Any) -> Any:
-    _release(tuning.model, nn.BatchNorm2d)
+def keep_mode(model: nn.Module, *kinds: type[nn.Module], training: bool, but: nn.Module | None = None) -> None:
+    """Modules of these kinds (not those in ``but``) are in that mode in each pass, whatever train() and eval() say."""
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        module.training = training
+
+    spared = set(but.modules()) if but is not None else set()
+    for module in model.modules():
+        if module not in spared and isinstance(module, kinds):
+            module.register_forward_pre_hook(keep)
+
+
+def on_entering(tuning: Any, change: Callable[[], object]) -> Any:
+    """``tuning`` that makes a change whenever it has entered a phase."""
+    enter = tuning.enter
+
+    def entering(phase: int) -> None:
+        enter(phase)
+        change()
+
+    tuning.enter = entering
     return tuning
 
 
-@mutant(
+@training_fault(
+    FEATURE_EXTRACTION,
+    "The parameters are frozen, BatchNorm's running statistics are not",
+    check="frozen",
+    issue="https://github.com/pytorch/pytorch/issues/86590",
+)
+def statistics_follow_the_batch(tuning: Any) -> Any:
+    release(tuning.model, nn.BatchNorm2d)
+    return tuning
+
+
+@training_fault(
     FEATURE_EXTRACTION,
     "The backbone is put in eval mode once, and the next train() undoes it",
     check="frozen",
-    category="training",
-    evidence=training,
     issue="https://github.com/poppinace/indexnet_matting/issues/35",
 )
 def eval_mode_once(tuning: Any) -> Any:
-    _release(tuning.model, nn.Module)
+    release(tuning.model, nn.Module)
     tuning.model.eval()
     return tuning
 
 
-@mutant(
+@training_fault(
     FEATURE_EXTRACTION,
     "BatchNorm is held in eval mode, the frozen backbone's dropout still drops",
     check="frozen_features",
-    category="training",
-    evidence=training,
 )
 def dropout_stays(tuning: Any) -> Any:
-    _release(tuning.model, nn.Dropout)
+    release(tuning.model, nn.Dropout)
     return tuning
 
 
@@ -92,13 +111,7 @@ def weight_decay_on_the_frozen(
     return made
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The last norm before the head trains too",
-    check="groups",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "The last norm before the head trains too", check="groups")
 def last_norm_trains(tuning: Any) -> Any:
     norms = [m for m in tuning.model.modules() if isinstance(m, nn.BatchNorm2d | nn.LayerNorm)]
     norms[-1].requires_grad_(True)
@@ -106,7 +119,7 @@ def last_norm_trains(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(FEATURE_EXTRACTION, "The head is frozen as well", check="groups", category="training", evidence=training)
+@training_fault(FEATURE_EXTRACTION, "The head is frozen as well", check="groups")
 def head_frozen(tuning: Any) -> Any:
     tuning.model.get_submodule(tuning.head).bias.requires_grad_(False)
     return tuning
@@ -127,25 +140,13 @@ def optimizer_of_a_copy(
     return made
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The head's weights are drawn anew",
-    check="starts_from_given",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "The head's weights are drawn anew", check="starts_from_given")
 def head_drawn_anew(tuning: Any) -> Any:
     tuning.model.get_submodule(tuning.head).reset_parameters()
     return tuning
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "BatchNorm's statistics are reset to those of no data",
-    check="starts_from_given",
-    category="training",
-    evidence=training,
-)
+@training_fault(FEATURE_EXTRACTION, "BatchNorm's statistics are reset to those of no data", check="starts_from_given")
 def statistics_reset(tuning: Any) -> Any:
     for module in tuning.model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -203,9 +204,7 @@ def momentum_not_saved(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING, "Layers are unfrozen from the input up", check="phases", category="training", evidence=training
-)
+@training_fault(GRADUAL_UNFREEZING, "Layers are unfrozen from the input up", check="phases")
 def from_the_input_up(tuning: Any) -> Any:
     layers = [b - a for a, b in zip([frozenset(), *tuning.phases], tuning.phases, strict=False)]
     head, *others = layers
@@ -214,41 +213,24 @@ def from_the_input_up(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(GRADUAL_UNFREEZING, "The first layer is never unfrozen", check="phases", category="training", evidence=training)
+@training_fault(GRADUAL_UNFREEZING, "The first layer is never unfrozen", check="phases")
 def never_the_first(tuning: Any) -> Any:
     tuning.phases.pop()
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING,
-    "A layer is frozen again when the next one is unfrozen",
-    check="phases",
-    category="training",
-    evidence=training,
-)
+@training_fault(GRADUAL_UNFREEZING, "A layer is frozen again when the next one is unfrozen", check="phases")
 def one_layer_at_a_time(tuning: Any) -> Any:
     head = tuning.phases[0]
     tuning.phases = [head, *(head | (b - a) for a, b in zip(tuning.phases, tuning.phases[1:], strict=False))]
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING,
-    "BatchNorm's statistics in layers that are still frozen follow the batch",
-    check="frozen",
-    category="training",
-    evidence=training,
+@training_fault(
+    GRADUAL_UNFREEZING, "BatchNorm's statistics in layers that are still frozen follow the batch", check="frozen"
 )
 def statistics_before_their_turn(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        _release(tuning.model, nn.BatchNorm2d)
-
-    tuning.enter = entering
-    entering(0)
+    on_entering(tuning, lambda: release(tuning.model, nn.BatchNorm2d)).enter(0)
     return tuning
 
 
@@ -260,15 +242,11 @@ def statistics_before_their_turn(tuning: Any) -> Any:
     evidence=training,
 )
 def optimizer_made_anew(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
+    def renew() -> None:
         old = tuning.optimizer
         tuning.optimizer = type(old)(old.param_groups, **old.defaults)
 
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, renew)
 
 
 @mutant(
@@ -279,24 +257,18 @@ def optimizer_made_anew(tuning: Any) -> Any:
     evidence=training,
 )
 def back_to_the_start(tuning: Any) -> Any:
-    enter, weights = tuning.enter, copy.deepcopy(tuning.model.state_dict())
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        tuning.model.load_state_dict(weights)
-
-    tuning.enter = entering
-    return tuning
+    weights = copy.deepcopy(tuning.model.state_dict())
+    return on_entering(tuning, lambda: tuning.model.load_state_dict(weights))
 
 
-@mutant(LP_FT, "Everything trains from the start", check="phases", category="training", evidence=training)
+@training_fault(LP_FT, "Everything trains from the start", check="phases")
 def no_probe(tuning: Any) -> Any:
     tuning.phases[0] = tuning.phases[1]
     tuning.enter(0)
     return tuning
 
 
-@mutant(LP_FT, "The head is frozen while the backbone trains", check="phases", category="training", evidence=training)
+@training_fault(LP_FT, "The head is frozen while the backbone trains", check="phases")
 def head_left_behind(tuning: Any) -> Any:
     tuning.phases[1] -= tuning.phases[0]
     return tuning
@@ -310,11 +282,4 @@ def head_left_behind(tuning: Any) -> Any:
     evidence=training,
 )
 def probe_thrown_away(tuning: Any) -> Any:
-    enter = tuning.enter
-
-    def entering(phase: int) -> None:
-        enter(phase)
-        nn.init.zeros_(tuning.model.get_submodule(tuning.head).weight)
-
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, lambda: nn.init.zeros_(tuning.model.get_submodule(tuning.head).weight))

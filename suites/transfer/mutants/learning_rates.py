@@ -20,7 +20,8 @@ from suites.transfer.mutants.base_models import (
     LP_FT,
     TWO_LEARNING_RATES,
 )
-from suites.transfer.mutants.probe import deep, scheduled, training
+from suites.transfer.mutants.freezing import on_entering
+from suites.transfer.mutants.probe import deep, scheduled, training, training_fault
 
 
 def _reverse(tuning: Any) -> Any:
@@ -31,18 +32,28 @@ def _reverse(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(TWO_LEARNING_RATES, "The rates are swapped", check="rates", category="training", evidence=training)
+def in_all_groups(tuning: Any, **settings: float) -> Any:
+    """Give every group these settings."""
+    for group in tuning.optimizer.param_groups:
+        group.update(settings)
+    return tuning
+
+
+def with_two_rates(optimizer: Any, lr: float, head: list[Any], backbone: list[Any]) -> Optimizer:
+    """An optimizer of two groups, of which the backbone's has a tenth of the rate; an empty one is left out."""
+    groups = [{"params": backbone, "lr": lr / 10}, {"params": head, "lr": lr}]
+    made: Optimizer = optimizer([group for group in groups if group["params"]])
+    return made
+
+
+@training_fault(TWO_LEARNING_RATES, "The rates are swapped", check="rates")
 def rates_swapped(tuning: Any) -> Any:
     return _reverse(tuning)
 
 
-@mutant(
-    TWO_LEARNING_RATES, "The head trains at the backbone's rate", check="rates", category="training", evidence=training
-)
+@training_fault(TWO_LEARNING_RATES, "The head trains at the backbone's rate", check="rates")
 def one_rate(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["lr"] = 1e-3
-    return tuning
+    return in_all_groups(tuning, lr=1e-3)
 
 
 @instead(
@@ -54,9 +65,7 @@ def one_rate(tuning: Any) -> Any:
 def head_by_shape(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: Any = torch.optim.AdamW) -> Optimizer:
     sizes = {p.ndim for p in model.get_submodule(head).parameters()}
     own = [p for p in model.parameters() if p.ndim in sizes]
-    rest = [p for p in model.parameters() if p.ndim not in sizes]
-    made: Optimizer = optimizer([{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}])
-    return made
+    return with_two_rates(optimizer, lr, own, [p for p in model.parameters() if p.ndim not in sizes])
 
 
 @instead(
@@ -66,66 +75,33 @@ def head_by_shape(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: A
     evidence=training,
 )
 def head_by_prefix(model: nn.Module, head: str, *, lr: float = 1e-3, optimizer: Any = torch.optim.AdamW) -> Optimizer:
-    prefix = head[:2]
-    own = [p for n, p in model.named_parameters() if n.startswith(prefix)]
-    rest = [p for n, p in model.named_parameters() if not n.startswith(prefix)]
-    made: Optimizer = optimizer([{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}])
-    return made
+    own = [p for n, p in model.named_parameters() if n.startswith(head[:2])]
+    return with_two_rates(optimizer, lr, own, [p for n, p in model.named_parameters() if not n.startswith(head[:2])])
 
 
-@mutant(
-    FULL_FINE_TUNING,
-    "The learning rate that was asked for is ignored",
-    check="learns",
-    category="training",
-    evidence=training,
-)
+@training_fault(FULL_FINE_TUNING, "The learning rate that was asked for is ignored", check="learns")
 def rate_ignored(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["lr"] = 1e-3
-    return tuning
+    return in_all_groups(tuning, lr=1e-3)
 
 
-@mutant(
-    TWO_LEARNING_RATES,
-    "Norms and biases are under weight decay",
-    check="decay_groups",
-    category="training",
-    evidence=training,
-)
+@training_fault(TWO_LEARNING_RATES, "Norms and biases are under weight decay", check="decay_groups")
 def norms_decay(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = max(g["weight_decay"] for g in tuning.optimizer.param_groups)
-    return tuning
+    return in_all_groups(tuning, weight_decay=max(g["weight_decay"] for g in tuning.optimizer.param_groups))
 
 
-@mutant(
-    TWO_LEARNING_RATES,
-    "The weight decay that was asked for acts on nothing",
-    check="decay_groups",
-    category="training",
-    evidence=training,
-)
+@training_fault(TWO_LEARNING_RATES, "The weight decay that was asked for acts on nothing", check="decay_groups")
 def no_decay(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    return tuning
+    return in_all_groups(tuning, weight_decay=0.0)
 
 
-@mutant(TWO_LEARNING_RATES, "Norms and biases are in no group", check="groups", category="training", evidence=training)
+@training_fault(TWO_LEARNING_RATES, "Norms and biases are in no group", check="groups")
 def vectors_in_no_group(tuning: Any) -> Any:
     groups = tuning.optimizer.param_groups
     groups[:] = [g for g in groups if all(p.ndim > 1 for p in g["params"])]
     return tuning
 
 
-@mutant(
-    TWO_LEARNING_RATES,
-    "Parameters that no submodule owns (a class token) are in no group",
-    check="groups",
-    category="training",
-    evidence=training,
-)
+@training_fault(TWO_LEARNING_RATES, "Parameters that no submodule owns (a class token) are in no group", check="groups")
 def first_layer_in_no_group(tuning: Any) -> Any:
     first = next(iter(tuning.model.parameters()))
     for group in tuning.optimizer.param_groups:
@@ -164,20 +140,12 @@ def schedule_of_the_first_group(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
-    GRADUAL_UNFREEZING, "Rates grow towards the earlier layers", check="rates", category="training", evidence=training
-)
+@training_fault(GRADUAL_UNFREEZING, "Rates grow towards the earlier layers", check="rates")
 def rates_grow_backwards(tuning: Any) -> Any:
     return _reverse(tuning)
 
 
-@mutant(
-    GRADUAL_UNFREEZING,
-    "All layers of the backbone share one rate",
-    check="rates",
-    category="training",
-    evidence=training,
-)
+@training_fault(GRADUAL_UNFREEZING, "All layers of the backbone share one rate", check="rates")
 def no_discrimination(tuning: Any) -> Any:
     fastest = max(g["lr"] for g in tuning.optimizer.param_groups)
     for group in tuning.optimizer.param_groups:
@@ -185,12 +153,10 @@ def no_discrimination(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(
+@training_fault(
     LAYERWISE_DECAY,
     "The scale of each layer is written into its group and never applied",
     check="rates",
-    category="training",
-    evidence=training,
     issue="https://github.com/facebookresearch/mae/issues/216",
 )
 def scale_not_applied(tuning: Any) -> Any:
@@ -200,18 +166,12 @@ def scale_not_applied(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(LAYERWISE_DECAY, "The decay runs towards the head", check="rates", category="training", evidence=training)
+@training_fault(LAYERWISE_DECAY, "The decay runs towards the head", check="rates")
 def decay_towards_the_head(tuning: Any) -> Any:
     return _reverse(tuning)
 
 
-@mutant(
-    LAYERWISE_DECAY,
-    "Norms and biases train at the head's rate in every layer",
-    check="rates",
-    category="training",
-    evidence=training,
-)
+@training_fault(LAYERWISE_DECAY, "Norms and biases train at the head's rate in every layer", check="rates")
 def vectors_at_full_rate(tuning: Any) -> Any:
     fastest = max(g["lr"] for g in tuning.optimizer.param_groups)
     for group in tuning.optimizer.param_groups:
@@ -220,13 +180,13 @@ def vectors_at_full_rate(tuning: Any) -> Any:
     return tuning
 
 
-@mutant(FULL_FINE_TUNING, "The first group has a rate of zero", check="learns", category="training", evidence=training)
+@training_fault(FULL_FINE_TUNING, "The first group has a rate of zero", check="learns")
 def a_rate_of_zero(tuning: Any) -> Any:
     tuning.optimizer.param_groups[0]["lr"] = 0.0
     return tuning
 
 
-@mutant(FULL_FINE_TUNING, "Biases train at twice the rate", check="rates", category="training", evidence=training)
+@training_fault(FULL_FINE_TUNING, "Biases train at twice the rate", check="rates")
 def biases_at_twice_the_rate(tuning: Any) -> Any:
     tuning.optimizer.param_groups[-1]["lr"] *= 2
     return tuning
@@ -275,50 +235,26 @@ def _split_off_last_norm(tuning: Any, rate: float) -> Any:
     return tuning
 
 
-@mutant(
-    LAYERWISE_DECAY,
-    "The last norm, of no block, counts as the first layer",
-    check="rates",
-    category="training",
-    evidence=training,
-)
+@training_fault(LAYERWISE_DECAY, "The last norm, of no block, counts as the first layer", check="rates")
 def last_norm_slowest(tuning: Any) -> Any:
     return _split_off_last_norm(tuning, min(g["lr"] for g in tuning.optimizer.param_groups))
 
 
-@mutant(
-    LAYERWISE_DECAY,
-    "The last norm, of no block, trains faster than the head",
-    check="rates",
-    category="training",
-    evidence=training,
-)
+@training_fault(LAYERWISE_DECAY, "The last norm, of no block, trains faster than the head", check="rates")
 def last_norm_fastest(tuning: Any) -> Any:
     return _split_off_last_norm(tuning, 20 * max(g["lr"] for g in tuning.optimizer.param_groups))
 
 
-@mutant(
-    LP_FT,
-    "After the probe the backbone trains faster than the head",
-    check="rates",
-    category="training",
-    evidence=training,
-)
+@training_fault(LP_FT, "After the probe the backbone trains faster than the head", check="rates")
 def backbone_faster_after_the_probe(tuning: Any) -> Any:
     return _reverse(tuning)
 
 
-@mutant(
-    FEATURE_EXTRACTION,
-    "The weight decay that was asked for does not act on the head",
-    check="decay_groups",
-    category="training",
-    evidence=training,
+@training_fault(
+    FEATURE_EXTRACTION, "The weight decay that was asked for does not act on the head", check="decay_groups"
 )
 def no_decay_of_the_head(tuning: Any) -> Any:
-    for group in tuning.optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    return tuning
+    return in_all_groups(tuning, weight_decay=0.0)
 
 
 @instead(FULL_FINE_TUNING, "The optimizer that was asked for is ignored", check="learns", evidence=training)
@@ -336,12 +272,10 @@ def optimizer_ignored(
     evidence=scheduled,
 )
 def schedule_thrown_away(tuning: Any) -> Any:
-    enter, rates = tuning.enter, [g["lr"] for g in tuning.optimizer.param_groups]
+    rates = [g["lr"] for g in tuning.optimizer.param_groups]
 
-    def entering(phase: int) -> None:
-        enter(phase)
+    def restart() -> None:
         for group, rate in zip(tuning.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    tuning.enter = entering
-    return tuning
+    return on_entering(tuning, restart)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from harness.mutants.probe import Pair
 from harness.mutants.variant import instead
 from suites.transfer.mutants.base_models import TWO_LEARNING_RATES
+from suites.transfer.mutants.learning_rates import with_two_rates
 from suites.transfer.mutants.probe import Witness
 
 
@@ -66,9 +67,7 @@ def parameters_from_a_set(
     model: nn.Module, head: str, *, lr: float = 1e-2, optimizer: Any = torch.optim.SGD
 ) -> Optimizer:
     own = set(model.get_submodule(head).parameters())
-    rest = set(model.parameters()) - own
-    made: Optimizer = optimizer([{"params": list(rest), "lr": lr / 10}, {"params": list(own), "lr": lr}])
-    return made
+    return with_two_rates(optimizer, lr, list(own), list(set(model.parameters()) - own))
 
 
 class Inside(nn.Module):
@@ -102,10 +101,7 @@ def head_by_first_part(model: nn.Module, head: str, *, lr: float = 1e-2, optimiz
     model.get_submodule(head)
     first = head.split(".")[0]
     own = [p for n, p in model.named_parameters() if n.split(".")[0] == first]
-    rest = [p for n, p in model.named_parameters() if n.split(".")[0] != first]
-    groups = [{"params": rest, "lr": lr / 10}, {"params": own, "lr": lr}]
-    made: Optimizer = optimizer([g for g in groups if g["params"]])
-    return made
+    return with_two_rates(optimizer, lr, own, [p for n, p in model.named_parameters() if n.split(".")[0] != first])
 
 
 def _undecayed(pair: Pair) -> float:

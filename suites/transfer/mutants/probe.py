@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.mutants.probe import Pair, difference
+from harness.mutants.variant import mutant
 
 STEPS = 2
 
@@ -60,6 +62,10 @@ def training(pair: Pair) -> float:
         return _largest([_trained(pair.correct), _trained(pair.faulty)])
     except Exception:  # a recipe that can't train is faulty beyond doubt
         return 1.0
+
+
+training_fault = partial(mutant, category="training", evidence=training)
+"""`mutant` for a recipe under which a short training ends elsewhere."""
 
 
 def memory(pair: Pair) -> float:

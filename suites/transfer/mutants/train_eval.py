@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.ops import StochasticDepth
 
+from harness.mutants.operators import with_settings
 from harness.mutants.probe import Pair
 from harness.mutants.variant import instead, mutant
 from suites.transfer.mutants.base_models import (
@@ -17,6 +18,7 @@ from suites.transfer.mutants.base_models import (
     GRADUAL_UNFREEZING,
     TWO_LEARNING_RATES,
 )
+from suites.transfer.mutants.freezing import keep_mode
 from suites.transfer.mutants.probe import (
     evaluation,
     training,
@@ -31,12 +33,7 @@ from suites.transfer.mutants.probe import (
     evidence=evaluation,
 )
 def train_mode_forced(tuning: Any) -> Any:
-    def force(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        module.training = True
-
-    for module in tuning.model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_pre_hook(force)
+    keep_mode(tuning.model, nn.BatchNorm2d, training=True)
     return tuning
 
 
@@ -76,9 +73,7 @@ def never_in_eval_mode(tuning: Any) -> Any:
 
 @mutant(FULL_FINE_TUNING, "Dropout is switched off for good", check="dropout", category="stochastic", evidence=training)
 def dropout_off(tuning: Any) -> Any:
-    for module in tuning.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    with_settings(tuning.model, nn.Dropout, p=0.0)
     return tuning
 
 
@@ -90,12 +85,7 @@ def dropout_off(tuning: Any) -> Any:
     evidence=training,
 )
 def dropout_never_let_go(tuning: Any) -> Any:
-    def hold(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        module.training = False
-
-    for module in tuning.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.register_forward_pre_hook(hold)
+    keep_mode(tuning.model, nn.Dropout, training=False)
     return tuning
 
 
@@ -131,15 +121,8 @@ def stochastic_depth_goes_on(
     model: nn.Module, head: str, *, lr: float = 1e-2, optimizer: Any = torch.optim.SGD
 ) -> Optimizer:
     last = model.get_submodule(head)
-    spared = set(last.modules())
     model.requires_grad_(False)
     last.requires_grad_(True)
-
-    def hold(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        module.training = False
-
-    for module in model.modules():
-        if module not in spared and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
-            module.register_forward_pre_hook(hold)
+    keep_mode(model, nn.modules.batchnorm._BatchNorm, nn.Dropout, training=False, but=last)
     made: Optimizer = optimizer(last.parameters(), lr=lr)
     return made

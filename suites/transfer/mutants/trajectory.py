@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.mutants.operators import clearing_gradients
 from harness.mutants.probe import Pair
 from harness.mutants.variant import mutant
 from suites.transfer.mutants.base_models import (
     FEATURE_EXTRACTION,
     FULL_FINE_TUNING,
 )
+from suites.transfer.mutants.freezing import keep_mode
 from suites.transfer.mutants.probe import (
     Witness,
     large_batch,
@@ -75,11 +77,7 @@ def large_gradients_clipped(tuning: Any) -> Any:
     evidence=lambda pair: _summed_gradient(pair, passes=2),
 )
 def gradients_cleared_by_forward(tuning: Any) -> Any:
-    def clear(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module.training:
-            tuning.optimizer.zero_grad()
-
-    tuning.model.register_forward_pre_hook(clear)
+    clearing_gradients(tuning.model)
     return tuning
 
 
@@ -100,12 +98,7 @@ def _norm_of_the_head(pair: Pair) -> float:
     evidence=_norm_of_the_head,
 )
 def norms_of_the_head_held(tuning: Any) -> Any:
-    def hold(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        module.training = False
-
-    for module in tuning.model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(hold)
+    keep_mode(tuning.model, nn.modules.batchnorm._BatchNorm, training=False)
     return tuning
 
 

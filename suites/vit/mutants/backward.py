@@ -8,42 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import ByItsInput
+from harness.mutants.operators import ByItsInput, forward_of, method_of
 from harness.mutants.probe import (
     CLASSES,
     Pair,
     alone,
     difference,
-    gradient,
 )
-from harness.mutants.variant import become, mutant
-from suites.vit.model import EncoderLayer, SelfAttention, VisionTransformer
+from harness.mutants.variant import become, gradient_fault, mutant
+from suites.vit.model import VisionTransformer
+from suites.vit.mutants.attention import joined
 from suites.vit.mutants.base_models import VIT
 from suites.vit.mutants.tokens import Tokens
 
 
-class DetachedPositions(Tokens):
-    """Positions do not learn."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        return torch.cat((self.token(images), self.patches(images)), 1) + self.position_embedding.detach()
-
-
-@mutant(VIT, "Position embeddings are detached", check="gradients", category="gradient", evidence=gradient)
-def detached_positions(model: Any) -> nn.Module:
-    return become(model, DetachedPositions)
+@gradient_fault(VIT, "Position embeddings are detached", check="gradients")
+@method_of("embed", kind=Tokens)
+def detached_positions(self: Any, images: Tensor) -> Tensor:
+    return torch.cat((self.token(images), self.patches(images)), 1) + self.position_embedding.detach()
 
 
-class DetachedToken(Tokens):
-    """The class token does not learn."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        return torch.cat((self.token(images).detach(), self.patches(images)), 1) + self.position_embedding
-
-
-@mutant(VIT, "The class token is detached", check="gradients", category="gradient", evidence=gradient)
-def detached_class_token(model: Any) -> nn.Module:
-    return become(model, DetachedToken)
+@gradient_fault(VIT, "The class token is detached", check="gradients")
+@method_of("embed", kind=Tokens)
+def detached_class_token(self: Any, images: Tensor) -> Tensor:
+    return torch.cat((self.token(images).detach(), self.patches(images)), 1) + self.position_embedding
 
 
 class FrozenPatches(Tokens):
@@ -57,44 +45,23 @@ class FrozenPatches(Tokens):
         return torch.cat((self.token(images), self.patches(images)), 1) + self.position_embedding
 
 
-@mutant(
-    VIT,
-    "Nine tenths of the patch embedding's gradient are stopped",
-    check="gradcheck",
-    category="gradient",
-    evidence=gradient,
-)
+@gradient_fault(VIT, "Nine tenths of the patch embedding's gradient are stopped", check="gradcheck")
 def patch_gradient_reduced(model: Any) -> nn.Module:
     return become(model, FrozenPatches)
 
 
-class StoppedKeys(SelfAttention):
-    """Keys carry no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.split(x)
-        mixed = F.scaled_dot_product_attention(query, key.detach(), value)
-        return self.project(mixed.transpose(1, 2).reshape(x.shape))
+@gradient_fault(VIT, "Keys are detached in one layer", check="gradcheck")
+@forward_of("layers.1.attention")
+def keys_detached(self: Any, x: Tensor) -> Tensor:
+    query, key, value = self.split(x)
+    return joined(self, F.scaled_dot_product_attention(query, key.detach(), value))
 
 
-@mutant(VIT, "Keys are detached in one layer", check="gradcheck", category="gradient", evidence=gradient)
-def keys_detached(model: Any) -> nn.Module:
-    become(model.layers[1].attention, StoppedKeys)
-    return model
-
-
-class StoppedShortcut(EncoderLayer):
-    """The shortcut around attention carries no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.detach() + self.dropout(self.attention(self.norm1(x)))
-        return x + self.mlp(self.norm2(x))
-
-
-@mutant(VIT, "The shortcut around attention is detached", check="skip_gradient", category="gradient", evidence=gradient)
-def shortcut_detached(model: Any) -> nn.Module:
-    become(model.layers[2], StoppedShortcut)
-    return model
+@gradient_fault(VIT, "The shortcut around attention is detached", check="skip_gradient")
+@forward_of("layers.2")
+def shortcut_detached(self: Any, x: Tensor) -> Tensor:
+    x = x.detach() + self.dropout(self.attention(self.norm1(x)))
+    return x + self.mlp(self.norm2(x))
 
 
 def _faint(pair: Pair) -> float:
@@ -120,15 +87,6 @@ def faint_gradients_dropped(model: Any) -> nn.Module:
     return model
 
 
-class SavesMemory(VisionTransformer):
-    """Runs frozen layers without a graph."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        frozen = not any(p.requires_grad for p in self.layers.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            return super().forward(images)
-
-
 def _below_frozen(pair: Pair) -> float:
     model = pair.faulty(CLASSES)
     model.layers.requires_grad_(False)
@@ -142,8 +100,11 @@ def _below_frozen(pair: Pair) -> float:
     category="gradient",
     evidence=_below_frozen,
 )
-def frozen_layers_without_a_graph(model: Any) -> nn.Module:
-    return become(model, SavesMemory)
+@forward_of()
+def frozen_layers_without_a_graph(self: Any, images: Tensor) -> Tensor:
+    frozen = not any(p.requires_grad for p in self.layers.parameters())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        return VisionTransformer.forward(self, images)
 
 
 class ByItsWeight(ByItsInput):

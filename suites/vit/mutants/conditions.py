@@ -8,17 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of
 from harness.mutants.probe import ALONE, output_at
-from harness.mutants.variant import Around, become, instead, mutant, of_type
+from harness.mutants.variant import become, instead, mutant
 from suites.vit.model import SelfAttention, VisionTransformer
 from suites.vit.mutants.base_models import VIT, vit_short_8
-
-
-class OverTheBatch(SelfAttention):
-    """Takes the batch for the sequence."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(0, 1)).transpose(0, 1)
 
 
 @mutant(
@@ -28,22 +22,12 @@ class OverTheBatch(SelfAttention):
     category="batch",
     issue="https://github.com/om-ai-lab/OmDet/issues/19",
 )
-def attention_over_the_batch(model: Any) -> nn.Module:
-    for _, attention in of_type(model, SelfAttention):
-        become(attention, OverTheBatch)
-    return model
+@forward_of(SelfAttention)
+def attention_over_the_batch(self: Any, x: Tensor) -> Tensor:
+    return SelfAttention.forward(self, x.transpose(0, 1)).transpose(0, 1)
 
 
 NINE = output_at(9)
-
-
-class GuardedSqueeze(Around):
-    """Looks at values first, so that it can't run without any."""
-
-    def forward(self, x: Tensor) -> Any:
-        if x.isnan().any().item():
-            return self.net(x)
-        return self.net(x).squeeze()
 
 
 @mutant(
@@ -53,16 +37,12 @@ class GuardedSqueeze(Around):
     category="batch",
     evidence=ALONE,
 )
-def squeeze_behind_a_guard(model: Any) -> nn.Module:
-    return GuardedSqueeze(model)
-
-
-class EightAtMost(Around):
-    """Handles eight samples and starts over."""
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.net(x[:8])
-        return logits if len(x) <= 8 else torch.cat((logits, logits[: len(x) - 8]))
+@around
+def squeeze_behind_a_guard(self: Any, x: Tensor) -> Any:
+    """Looks at values first, so that it can't run without any."""
+    if x.isnan().any().item():
+        return self.net(x)
+    return self.net(x).squeeze()
 
 
 @mutant(
@@ -72,20 +52,16 @@ class EightAtMost(Around):
     category="batch",
     evidence=NINE,
 )
-def eight_samples_at_most(model: Any) -> nn.Module:
-    return EightAtMost(model)
-
-
-class SortedBatch(Around):
-    """Orders the batch by brightness and leaves it so."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x[x.mean((1, 2, 3)).argsort()])
+@around
+def eight_samples_at_most(self: Any, x: Tensor) -> Any:
+    logits = self.net(x[:8])
+    return logits if len(x) <= 8 else torch.cat((logits, logits[: len(x) - 8]))
 
 
 @mutant(VIT, "The batch is sorted and not put back in order", check="batch_independence", category="batch")
-def batch_left_sorted(model: Any) -> nn.Module:
-    return SortedBatch(model)
+@around
+def batch_left_sorted(self: Any, x: Tensor) -> Any:
+    return self.net(x[x.mean((1, 2, 3)).argsort()])
 
 
 class Stretched(VisionTransformer):

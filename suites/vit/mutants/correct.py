@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import forward_of, method_of
 from harness.mutants.variant import become, correct, of_type, replaced
 from suites.vit.model import EncoderLayer, SelfAttention, VisionTransformer
 from suites.vit.mutants.base_models import VIT
@@ -61,20 +62,12 @@ def weights_per_head(model: Any) -> nn.Module:
     return _attentions(model, HeadByHead)
 
 
-class HeadMajor(SelfAttention):
-    """The fused projection's rows are ordered by head first."""
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).view(batch, tokens, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
-        return qkv[0], qkv[1], qkv[2]
-
-
 @correct(VIT, "the fused projection is ordered by head, then by query, key and value")
-def head_major_projection(model: Any) -> nn.Module:
-    for _, attention in of_type(model, SelfAttention):
-        become(attention, HeadMajor)
-    return model
+@method_of("split", SelfAttention)
+def head_major_projection(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, _ = x.shape
+    qkv = self.qkv(x).view(batch, tokens, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
+    return qkv[0], qkv[1], qkv[2]
 
 
 class LibraryAttention(nn.Module):
@@ -93,21 +86,13 @@ def library_attention(model: Any) -> nn.Module:
     return _attentions(model, LibraryAttention)
 
 
-class Float32Softmax(SelfAttention):
-    """The softmax in float32 on purpose, whatever the rest is in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.split(x)
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        weights = torch.softmax(scores.float(), dim=-1).to(value.dtype)
-        return self.project((weights @ value).transpose(1, 2).flatten(2))
-
-
 @correct(VIT, "the softmax is computed in float32, for safety under half precision")
-def float32_softmax(model: Any) -> nn.Module:
-    for _, attention in of_type(model, SelfAttention):
-        become(attention, Float32Softmax)
-    return model
+@forward_of(SelfAttention)
+def float32_softmax(self: Any, x: Tensor) -> Tensor:
+    query, key, value = self.split(x)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    weights = torch.softmax(scores.float(), dim=-1).to(value.dtype)
+    return self.project((weights @ value).transpose(1, 2).flatten(2))
 
 
 class HandwrittenNorm(nn.Module):
@@ -161,18 +146,13 @@ def linear_patch_embedding(model: Any) -> nn.Module:
     return replaced(model, "patch_embedding", LinearPatches(model.patch_embedding))
 
 
-class Apart(VisionTransformer):
-    """Positions are added to class token and patches apart; only the class token is normalised at the end."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position_embedding[:, 1:]
-        first = (self.class_token + self.position_embedding[:, :1]).expand(len(x), -1, -1)
-        return self.head(self.norm(self.layers(torch.cat((first, patches), 1))[:, 0]))
-
-
 @correct(VIT, "positions are added apart, and the final norm sees the class token only")
-def positions_apart(model: Any) -> nn.Module:
-    return become(model, Apart)
+@forward_of()
+def positions_apart(self: Any, x: Tensor) -> Tensor:
+    """Positions are added to class token and patches apart; only the class token is normalised at the end."""
+    patches = self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position_embedding[:, 1:]
+    first = (self.class_token + self.position_embedding[:, :1]).expand(len(x), -1, -1)
+    return self.head(self.norm(self.layers(torch.cat((first, patches), 1))[:, 0]))
 
 
 class LibraryEncoder(nn.Module):
@@ -204,54 +184,33 @@ def library_encoder(model: Any) -> nn.Module:
     return LibraryEncoder(model)
 
 
-class TwoStatements(EncoderLayer):
-    """In-place additions and GELU from the error function."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(self.norm1(x)) + x
-        hidden = self.mlp[0](self.norm2(x))
-        hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
-        out = self.mlp[3](hidden)
-        out += x
-        return out
-
-
 @correct(VIT, "GELU is written with the error function, additions are in place")
-def gelu_by_the_error_function(model: Any) -> nn.Module:
-    for _, layer in of_type(model, EncoderLayer):
-        become(layer, TwoStatements)
-    return model
-
-
-class AsTuple(VisionTransformer):
-    """Logits and all tokens."""
-
-    def forward(self, x: Tensor) -> Any:
-        tokens = self.norm(self.layers(self.embed(x)))
-        return self.head(tokens[:, 0]), tokens
+@forward_of(EncoderLayer)
+def gelu_by_the_error_function(self: Any, x: Tensor) -> Tensor:
+    x = self.attention(self.norm1(x)) + x
+    hidden = self.mlp[0](self.norm2(x))
+    hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+    out = self.mlp[3](hidden)
+    out += x
+    return out
 
 
 @correct(VIT, "forward returns the logits and the tokens in a tuple")
-def returns_a_tuple(model: Any) -> nn.Module:
-    return become(model, AsTuple)
-
-
-class LateBias(EncoderLayer):
-    """The biases of the two projections are added after the residual sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        heads = F.scaled_dot_product_attention(*self.attention.split(self.norm1(x)))
-        project: Any = self.attention.project
-        last: Any = self.mlp[3]
-        x = x + F.linear(heads.transpose(1, 2).reshape(x.shape), project.weight) + project.bias
-        return x + F.linear(F.gelu(self.mlp[0](self.norm2(x))), last.weight) + last.bias
+@forward_of()
+def returns_a_tuple(self: Any, x: Tensor) -> Any:
+    tokens = self.norm(self.layers(self.embed(x)))
+    return self.head(tokens[:, 0]), tokens
 
 
 @correct(VIT, "biases are added after the residual sum: (x + W y) + b")
-def biases_after_the_sum(model: Any) -> nn.Module:
-    for _, layer in of_type(model, EncoderLayer):
-        become(layer, LateBias)
-    return model
+@forward_of(EncoderLayer)
+def biases_after_the_sum(self: Any, x: Tensor) -> Tensor:
+    """The biases of the two projections are added after the residual sum."""
+    heads = F.scaled_dot_product_attention(*self.attention.split(self.norm1(x)))
+    project: Any = self.attention.project
+    last: Any = self.mlp[3]
+    x = x + F.linear(heads.transpose(1, 2).reshape(x.shape), project.weight) + project.bias
+    return x + F.linear(F.gelu(self.mlp[0](self.norm2(x))), last.weight) + last.bias
 
 
 class ByHand(nn.Module):

@@ -8,18 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.mutants.operators import around, forward_of
 from harness.mutants.probe import Pair, difference, forward, tensors
-from harness.mutants.variant import Around, become, mutant, of_type
-from suites.vit.model import SelfAttention, VisionTransformer
+from harness.mutants.variant import become, mutant, of_type
+from suites.vit.mutants.attention import joined
 from suites.vit.mutants.base_models import VIT
-
-
-class ShorterUnderAutocast(VisionTransformer):
-    """Under autocast leaves out the last layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = self.layers[:-1] if torch.is_autocast_enabled("cpu") else self.layers
-        return self.head(self.norm(layers(self.embed(x)))[:, 0])
 
 
 def _autocast_output(pair: Pair) -> float:
@@ -36,31 +29,19 @@ def _autocast_output(pair: Pair) -> float:
     category="precision",
     evidence=_autocast_output,
 )
-def layer_left_out_under_autocast(model: Any) -> nn.Module:
-    return become(model, ShorterUnderAutocast)
-
-
-class HalfSoftmax(SelfAttention):
-    """Attention's softmax in float16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.split(x)
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-        weights = torch.softmax(scores.half(), -1).to(x.dtype)
-        return self.project((weights @ value).transpose(1, 2).reshape(x.shape))
+@forward_of()
+def layer_left_out_under_autocast(self: Any, x: Tensor) -> Tensor:
+    layers = self.layers[:-1] if torch.is_autocast_enabled("cpu") else self.layers
+    return self.head(self.norm(layers(self.embed(x)))[:, 0])
 
 
 @mutant(VIT, "The softmax of one layer's attention is computed in float16", check="parity_eval", category="precision")
-def softmax_in_float16(model: Any) -> nn.Module:
-    become(model.layers[1].attention, HalfSoftmax)
-    return model
-
-
-class Standardised(Around):
-    """Divides by the image's deviation, which may be zero."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+@forward_of("layers.1.attention")
+def softmax_in_float16(self: Any, x: Tensor) -> Tensor:
+    query, key, value = self.split(x)
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    weights = torch.softmax(scores.half(), -1).to(x.dtype)
+    return joined(self, weights @ value)
 
 
 @mutant(
@@ -69,15 +50,9 @@ class Standardised(Around):
     check="scale",
     category="precision",
 )
-def divided_by_the_deviation(model: Any) -> nn.Module:
-    return Standardised(model)
-
-
-class ApproximatedWhenExported(nn.GELU):
-    """The tanh approximation in exported programs."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, approximate="tanh" if torch.compiler.is_exporting() else "none")
+@around
+def divided_by_the_deviation(self: Any, x: Tensor) -> Any:
+    return self.net((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
 
 
 def _tanh_gelu(pair: Pair) -> float:
@@ -95,17 +70,9 @@ def _tanh_gelu(pair: Pair) -> float:
     category="precision",
     evidence=_tanh_gelu,
 )
-def gelu_approximated_when_exported(model: Any) -> nn.Module:
-    for _, gelu in of_type(model, nn.GELU):
-        become(gelu, ApproximatedWhenExported)
-    return model
-
-
-class ApproximatedWhenCompiled(nn.GELU):
-    """The tanh approximation in compiled code."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, approximate="tanh" if torch.compiler.is_compiling() else "none")
+@forward_of(nn.GELU)
+def gelu_approximated_when_exported(self: Any, input: Tensor) -> Tensor:
+    return F.gelu(input, approximate="tanh" if torch.compiler.is_exporting() else "none")
 
 
 @mutant(
@@ -115,26 +82,9 @@ class ApproximatedWhenCompiled(nn.GELU):
     category="precision",
     evidence=_tanh_gelu,
 )
-def gelu_approximated_when_compiled(model: Any) -> nn.Module:
-    for _, gelu in of_type(model, nn.GELU):
-        become(gelu, ApproximatedWhenCompiled)
-    return model
-
-
-class Unguarded(VisionTransformer):
-    """Attention whose softmax is an exponential over its sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x)
-        for layer in self.layers:
-            normed = layer.norm1(tokens)  # type: ignore[operator]
-            query, key, value = layer.attention.split(normed)  # type: ignore[operator]
-            weights = torch.exp(query @ key.mT / query.shape[-1] ** 0.5)
-            mixed = (weights / weights.sum(-1, keepdim=True)) @ value
-            joined = mixed.transpose(1, 2).reshape(tokens.shape)
-            tokens = tokens + layer.attention.project(joined)  # type: ignore[operator, union-attr]
-            tokens = tokens + layer.mlp(layer.norm2(tokens))  # type: ignore[operator]
-        return self.head(self.norm(tokens)[:, 0])
+@forward_of(nn.GELU)
+def gelu_approximated_when_compiled(self: Any, input: Tensor) -> Tensor:
+    return F.gelu(input, approximate="tanh" if torch.compiler.is_compiling() else "none")
 
 
 def _overflow(pair: Pair) -> float:
@@ -155,8 +105,18 @@ def _overflow(pair: Pair) -> float:
     category="precision",
     evidence=_overflow,
 )
-def softmax_without_maximum(model: Any) -> nn.Module:
-    return become(model, Unguarded)
+@forward_of()
+def softmax_without_maximum(self: Any, x: Tensor) -> Tensor:
+    tokens = self.embed(x)
+    for layer in self.layers:
+        normed = layer.norm1(tokens)
+        query, key, value = layer.attention.split(normed)
+        weights = torch.exp(query @ key.mT / query.shape[-1] ** 0.5)
+        mixed = (weights / weights.sum(-1, keepdim=True)) @ value
+        joined = mixed.transpose(1, 2).reshape(tokens.shape)
+        tokens = tokens + layer.attention.project(joined)
+        tokens = tokens + layer.mlp(layer.norm2(tokens))
+    return self.head(self.norm(tokens)[:, 0])
 
 
 class HalfBackward(torch.autograd.Function):

@@ -11,17 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.mutants.operators import CachedByShape
-from harness.mutants.probe import (
-    Pair,
-    changes,
-    difference,
-    forward,
-    input_change,
-    repeated_call,
-    reseeds,
-)
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.operators import CachedByShape, around, forward_of
+from harness.mutants.probe import Pair, difference, forward
+from harness.mutants.state_probe import changes, input_change, repeated_call, reseeds
+from harness.mutants.variant import Around, become, mutant, process_fault
 from suites.vit.model import VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
@@ -51,16 +44,6 @@ def moving_average_of_logits(model: Any) -> nn.Module:
     return MovingAverage(model)
 
 
-class AugmentsInPlace(Around):
-    """In training blanks a corner of the caller's images afterwards."""
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.net(x)
-        if self.training:
-            x.data[:, :, 0, 0] = 0
-        return logits
-
-
 @mutant(
     VIT,
     "In train mode a pixel of the caller's images is blanked",
@@ -68,8 +51,12 @@ class AugmentsInPlace(Around):
     category="state",
     evidence=input_change,
 )
-def input_blanked_in_training(model: Any) -> nn.Module:
-    return AugmentsInPlace(model)
+@around
+def input_blanked_in_training(self: Any, x: Tensor) -> Any:
+    logits = self.net(x)
+    if self.training:
+        x.data[:, :, 0, 0] = 0
+    return logits
 
 
 class CachedByAddress(CachedByShape):
@@ -103,14 +90,6 @@ def cached_by_address(model: Any) -> nn.Module:
     return CachedByAddress(model)
 
 
-class CheapInInferenceMode(VisionTransformer):
-    """One layer fewer under inference_mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = self.layers[:-1] if torch.is_inference_mode_enabled() else self.layers
-        return self.head(self.norm(layers(self.embed(x)))[:, 0])
-
-
 def _inferred(pair: Pair) -> float:
     _, faulty = pair.filled()
     with torch.inference_mode():
@@ -125,8 +104,10 @@ def _inferred(pair: Pair) -> float:
     category="shortcut computing",
     evidence=_inferred,
 )
-def layer_left_out_in_inference_mode(model: Any) -> nn.Module:
-    return become(model, CheapInInferenceMode)
+@forward_of()
+def layer_left_out_in_inference_mode(self: Any, x: Tensor) -> Tensor:
+    layers = self.layers[:-1] if torch.is_inference_mode_enabled() else self.layers
+    return self.head(self.norm(layers(self.embed(x)))[:, 0])
 
 
 @mutant(
@@ -147,11 +128,9 @@ class LastLayerUnused(VisionTransformer):
         return self.head(self.norm(self.layers[:-1](self.embed(x)))[:, 0])
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model seeds Python's generator and NumPy's (a seed_everything left in the constructor)",
-    check="global_state",
-    category="state",
     evidence=reseeds(random.seed, random.random),
 )
 def seeds_python_when_built(model: Any) -> nn.Module:
@@ -160,25 +139,10 @@ def seeds_python_when_built(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "Building the model makes float64 the default",
-    check="global_state",
-    category="state",
-    evidence=changes(torch.get_default_dtype),
-)
+@process_fault(VIT, "Building the model makes float64 the default", evidence=changes(torch.get_default_dtype))
 def default_dtype_changed(model: Any) -> nn.Module:
     torch.set_default_dtype(torch.float64)
     return model
-
-
-class LeavesGradientsOff(Around):
-    """Switches gradients off for good."""
-
-    def forward(self, x: Tensor) -> Any:
-        if not self.training:
-            torch.set_grad_enabled(False)
-        return self.net(x)
 
 
 def _gradients_after(pair: Pair) -> float:
@@ -186,22 +150,17 @@ def _gradients_after(pair: Pair) -> float:
     return float(not torch.is_grad_enabled())
 
 
-@mutant(
-    VIT,
-    "A call in eval mode switches gradients off for the whole process",
-    check="global_state",
-    category="state",
-    evidence=_gradients_after,
-)
-def gradients_left_off(model: Any) -> nn.Module:
-    return LeavesGradientsOff(model)
+@process_fault(VIT, "A call in eval mode switches gradients off for the whole process", evidence=_gradients_after)
+@around
+def gradients_left_off(self: Any, x: Tensor) -> Any:
+    if not self.training:
+        torch.set_grad_enabled(False)
+    return self.net(x)
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model puts tanh-GELU in the place of torch's GELU, for its references too",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: F.gelu),
 )
 def gelu_replaced(model: Any) -> nn.Module:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.mutants.probe import (
-    CLASSES,
-    Pair,
-    changes,
-    parameters,
-    reloaded,
-)
-from harness.mutants.variant import Around, become, mutant
+from harness.mutants.operators import loading_leniently, method_of
+from harness.mutants.probe import CLASSES, Pair
+from harness.mutants.state_probe import accepts, changes, reloaded
+from harness.mutants.variant import Around, become, mutant, parameters_fault, process_fault, saving_fault
 from suites.vit.model import SelfAttention, VisionTransformer
 from suites.vit.mutants.base_models import VIT
 
@@ -33,13 +28,7 @@ class RandomScale(Around):
         return self.scale * self.net(x)
 
 
-@mutant(
-    VIT,
-    "The logits are scaled by a number drawn at construction that is no buffer",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=reloaded,
-)
+@saving_fault(VIT, "The logits are scaled by a number drawn at construction that is no buffer", evidence=reloaded)
 def random_constant_not_saved(model: Any) -> nn.Module:
     return RandomScale(model)
 
@@ -56,12 +45,8 @@ class OneByOne:
         return x
 
 
-@mutant(
-    VIT,
-    "The encoder layers are in a plain Python list, so nobody trains, moves or saves them",
-    check="parameters",
-    category="state",
-    evidence=parameters,
+@parameters_fault(
+    VIT, "The encoder layers are in a plain Python list, so nobody trains, moves or saves them", category="state"
 )
 def layers_not_registered(model: Any) -> nn.Module:
     layers = list(model.layers)
@@ -70,13 +55,7 @@ def layers_not_registered(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "The class token is a buffer, so it never learns",
-    check="parameters",
-    category="state",
-    evidence=parameters,
-)
+@parameters_fault(VIT, "The class token is a buffer, so it never learns", category="state")
 def class_token_is_a_buffer(model: Any) -> nn.Module:
     token = model.class_token.detach()
     del model.class_token
@@ -122,41 +101,13 @@ def constant_of_the_first_call(model: Any) -> nn.Module:
     return model
 
 
-class Lenient(VisionTransformer):
-    """Loads whatever it is given."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _taken_without_a_key(pair: Pair) -> float:
-    model = pair.faulty(CLASSES)
-    state = dict(model.state_dict())
-    state.pop("head.weight")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:
-        return 0.0
-    return 1.0
-
-
-@mutant(
+@saving_fault(
     VIT,
     "load_state_dict is never strict: weights with missing or misspelt names are taken without a word",
-    check="state_dict_round_trip",
-    category="state",
-    evidence=_taken_without_a_key,
+    evidence=accepts(lambda own: {n: t for n, t in own.items() if n != "head.weight"}),
 )
 def lenient_loading(model: Any) -> nn.Module:
-    return become(model, Lenient)
-
-
-class PlacedOnTheCpu(VisionTransformer):
-    """Makes an offset for the class token on the CPU, wherever the images are."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        tokens = super().embed(images)
-        return tokens + torch.zeros(1, tokens.shape[1], 1, dtype=tokens.dtype, device="cpu")
+    return loading_leniently(model)
 
 
 def _refused_elsewhere(pair: Pair) -> float:
@@ -178,27 +129,21 @@ def _refused_elsewhere(pair: Pair) -> float:
     category="state",
     evidence=_refused_elsewhere,
 )
-def tensor_made_on_the_cpu(model: Any) -> nn.Module:
-    return become(model, PlacedOnTheCpu)
+@method_of("embed")
+def tensor_made_on_the_cpu(self: Any, images: Tensor) -> Tensor:
+    tokens = VisionTransformer.embed(self, images)
+    return tokens + torch.zeros(1, tokens.shape[1], 1, dtype=tokens.dtype, device="cpu")
 
 
-@mutant(
-    VIT,
-    "Building the model switches the cyclic garbage collector off",
-    check="global_state",
-    category="state",
-    evidence=changes(gc.isenabled),
-)
+@process_fault(VIT, "Building the model switches the cyclic garbage collector off", evidence=changes(gc.isenabled))
 def garbage_kept(model: Any) -> nn.Module:
     gc.disable()
     return nn.Module.train(model)
 
 
-@mutant(
+@process_fault(
     VIT,
     "Building the model registers a hook on every module of the process",
-    check="global_state",
-    category="state",
     evidence=changes(lambda: len(torch.nn.modules.module._global_forward_hooks)),
 )
 def hook_on_everything(model: Any) -> nn.Module:

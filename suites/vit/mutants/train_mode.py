@@ -6,19 +6,14 @@ import random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.checks.initialisation import filled_with_nan
-from harness.mutants.probe import (
-    Pair,
-    difference,
-    forward,
-    train_gradient,
-    train_output,
-)
-from harness.mutants.variant import Around, become, mutant, of_type
-from suites.vit.model import SelfAttention, VisionTransformer
+from harness.mutants.operators import around, forward_of, method_of, with_settings
+from harness.mutants.probe import Pair, train_gradient, train_output, trained_at
+from harness.mutants.variant import mutant, of_type, random_fault, start_fault
+from suites.vit.model import VisionTransformer
+from suites.vit.mutants.attention import fused
 from suites.vit.mutants.base_models import VIT
 
 
@@ -26,11 +21,9 @@ def _narrowest(model: nn.Module) -> float:
     return float(min(layer.weight.detach().std() for _, layer in of_type(model, nn.Linear) if bool(layer.weight.any())))
 
 
-@mutant(
+@start_fault(
     VIT,
     "The deviation 1e-6 that belongs to the perceptrons' biases lands on their weights",
-    check="initialisation",
-    category="initialisation",
     evidence=lambda pair: 1 - _narrowest(pair.faulty(10)) / _narrowest(pair.correct(10)),
 )
 def weights_start_as_biases(model: Any) -> nn.Module:
@@ -40,14 +33,6 @@ def weights_start_as_biases(model: Any) -> nn.Module:
     return model
 
 
-class AlwaysDropping(SelfAttention):
-    """F.scaled_dot_product_attention drops in eval mode too: it knows no mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(*self.split(x), dropout_p=0.1)
-        return self.project(mixed.transpose(1, 2).reshape(x.shape))
-
-
 @mutant(
     VIT,
     "The fused attention's dropout_p is passed in eval mode too",
@@ -55,53 +40,24 @@ class AlwaysDropping(SelfAttention):
     category="stochastic",
     issue="https://github.com/pytorch/pytorch/issues/124464",
 )
-def attention_dropout_in_eval_mode(model: Any) -> nn.Module:
-    become(model.layers[0].attention, AlwaysDropping)
-    return model
+@forward_of("layers.0.attention")
+def attention_dropout_in_eval_mode(self: Any, x: Tensor) -> Tensor:
+    """F.scaled_dot_product_attention drops in eval mode too: it knows no mode."""
+    return fused(self, x, dropout_p=0.1)
 
 
-class PythonNoiseInTraining(Around):
-    """Brightness from Python's generator in training."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x * (1 + 0.1 * random.random()) if self.training else x)
-
-
-@mutant(
-    VIT,
-    "In train mode the images are jittered from Python's generator, which torch.manual_seed does not govern",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
+@random_fault(
+    VIT, "In train mode the images are jittered from Python's generator, which torch.manual_seed does not govern"
 )
-def python_noise_in_training(model: Any) -> nn.Module:
-    return PythonNoiseInTraining(model)
+@around
+def python_noise_in_training(self: Any, x: Tensor) -> Any:
+    return self.net(x * (1 + 0.1 * random.random()) if self.training else x)
 
 
-class GaussianNoise(Around):
-    """Noise on the images in training."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(x + 0.05 * torch.randn_like(x) if self.training else x)
-
-
-@mutant(
-    VIT,
-    "In train mode Gaussian noise is added to the images",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
-def gaussian_noise_in_training(model: Any) -> nn.Module:
-    return GaussianNoise(model)
-
-
-class FewTokens(VisionTransformer):
-    """Trains on twelve patches at most."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        tokens = super().embed(images)
-        return tokens[:, :13] if self.training else tokens
+@random_fault(VIT, "In train mode Gaussian noise is added to the images")
+@around
+def gaussian_noise_in_training(self: Any, x: Tensor) -> Any:
+    return self.net(x + 0.05 * torch.randn_like(x) if self.training else x)
 
 
 @mutant(
@@ -111,22 +67,10 @@ class FewTokens(VisionTransformer):
     category="training",
     evidence=lambda pair: train_gradient(pair, (2, 3, 32, 32)),
 )
-def late_patches_dropped_in_training(model: Any) -> nn.Module:
-    return become(model, FewTokens)
-
-
-class Recorded(VisionTransformer):
-    """In train mode takes the class token of the last layer only where gradients are recorded."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.is_grad_enabled():
-            return self.head(self.layers(self.embed(x))[:, 0])
-        return super().forward(x)
-
-
-def _unrecorded(pair: Pair) -> float:
-    outs = [forward(model.train(), pair.images()) for model in pair.filled()]
-    return difference(outs[1], outs[0])
+@method_of("embed")
+def late_patches_dropped_in_training(self: Any, images: Tensor) -> Tensor:
+    tokens = VisionTransformer.embed(self, images)
+    return tokens[:, :13] if self.training else tokens
 
 
 @mutant(
@@ -134,34 +78,25 @@ def _unrecorded(pair: Pair) -> float:
     "In train mode under no_grad the last norm is left out",
     check="parity_train",
     category="training",
-    evidence=_unrecorded,
+    evidence=trained_at(4),
 )
-def other_network_without_gradients(model: Any) -> nn.Module:
-    return become(model, Recorded)
+@forward_of()
+def other_network_without_gradients(self: Any, x: Tensor) -> Tensor:
+    if self.training and not torch.is_grad_enabled():
+        return self.head(self.layers(self.embed(x))[:, 0])
+    return VisionTransformer.forward(self, x)
 
 
-class Then(Around):
-    """Dropout after the network."""
-
-    def forward(self, x: Tensor) -> Any:
-        return nn.functional.dropout(self.net(x), 0.5, self.training)
-
-
-@mutant(VIT, "Dropout acts on the logits", check="stochastic", category="stochastic", evidence=train_output)
-def dropout_on_the_logits(model: Any) -> nn.Module:
-    return Then(model)
+@random_fault(VIT, "Dropout acts on the logits")
+@around
+def dropout_on_the_logits(self: Any, x: Tensor) -> Any:
+    return nn.functional.dropout(self.net(x), 0.5, self.training)
 
 
-class First(Around):
-    """Dropout before the network."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.net(nn.functional.dropout(x, 0.9, self.training))
-
-
-@mutant(VIT, "Dropout acts on the images' pixels", check="stochastic", category="stochastic", evidence=train_output)
-def dropout_on_the_images(model: Any) -> nn.Module:
-    return First(model)
+@random_fault(VIT, "Dropout acts on the images' pixels")
+@around
+def dropout_on_the_images(self: Any, x: Tensor) -> Any:
+    return self.net(nn.functional.dropout(x, 0.9, self.training))
 
 
 class Unscaled(nn.Module):
@@ -184,18 +119,9 @@ def dropout_by_hand_unscaled(model: Any) -> nn.Module:
     return model
 
 
-@mutant(
-    VIT,
-    "Half of everything is dropped in training as it is built by default; published is a tenth at most",
-    check="stochastic",
-    category="stochastic",
-    evidence=train_output,
-)
+@random_fault(VIT, "Half of everything is dropped in training as it is built by default; published is a tenth at most")
 def dropout_of_a_half(model: Any) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.5
-    return nn.Module.train(model)
+    return with_settings(model, nn.Dropout, p=0.5)
 
 
 def _uninitialised(pair: Pair) -> float:
@@ -203,11 +129,9 @@ def _uninitialised(pair: Pair) -> float:
         return float(sum(not bool(p.isfinite().all()) for p in pair.faulty(10).parameters()))
 
 
-@mutant(
+@start_fault(
     VIT,
     "The position embedding is torch.empty and never given values: it starts with what was in memory",
-    check="initialisation",
-    category="initialisation",
     evidence=_uninitialised,
 )
 def positions_never_drawn(model: Any) -> nn.Module:
