@@ -17,19 +17,15 @@ if TYPE_CHECKING:
 
     Check = Callable[[Bench], None]
 
-# By name, so that collecting tests imports neither torch nor the checks; in the order in which they are run. The
-# order keeps memory low: networks of the published size are built and freed before those that the other checks share,
-# and freshly built ones before the passes that hold gradients.
+# By name, so that collecting tests imports neither torch nor the checks; in the order in which they are run.
 SHARED = {
     "parameters": "counts",
     "multiply_adds": "counts",
     "shapes": "shapes",
     "shapes_on_values": "shapes",
-    "parity_photographs": "parity.eval_mode",
     "global_state": "side_effects",
     "device": "side_effects",
     "initialisation": "initialisation",
-    "state_dict_round_trip": "saving",
     "scale": "extremes",
     "gradients": "gradients",
     "skip_gradient": "gradient_flow",
@@ -41,6 +37,7 @@ SHARED = {
     "parity_trajectory": "parity.train_mode",
     "parity_float32": "parity.low_precision",
     "parity_bfloat16": "parity.low_precision",
+    "parity_photographs": "parity.eval_mode",
     "batch_independence": "independence",
     "determinism": "independence",
     "no_cache": "independence",
@@ -48,6 +45,7 @@ SHARED = {
     "memory_format": "independence",
     "mode_switch": "modes",
     "nan_propagation": "extremes",
+    "state_dict_round_trip": "saving",
     "export": "compilation",
     "compile": "compilation",
 }

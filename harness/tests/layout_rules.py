@@ -15,7 +15,6 @@ FLOORS = {
     "reference": 0,
     "harness/records": 1,
     "harness/subjects": 2,
-    "harness/diagnosis": 2,
     "harness/bench": 3,
     "harness/checks": 4,
     "harness/measure": 4,
@@ -33,8 +32,6 @@ ONLY: dict[str, tuple[str, ...]] = {
     "harness/numerics": ("harness/errors",),
     "harness/statistics": ("harness/errors",),
     "harness/process": ("harness/errors",),
-    "harness/diagnosis": ("harness/records",),
-    "reports": ("harness/errors", "harness/records", "harness/statistics", "harness/diagnosis"),
 }
 """Rooms that may import from these alone."""
 STARTS_REPORTS = "harness/plugin/terminal.py"
@@ -42,7 +39,6 @@ STARTS_REPORTS = "harness/plugin/terminal.py"
 REPORT_FLOORS = {"frames": 0, "drawing": 0, "comparison": 1, "export": 1, "sections": 2, "pages": 3, "__main__": 4}
 WITHOUT = {
     "torch torchvision timm": (
-        *("harness/errors", "harness/statistics", "harness/records", "harness/diagnosis", "harness/plugin"),
         *("harness/process/hardware", "harness/process/memory_reuse", "harness/process/runner", "harness/sweep"),
         *("harness/subjects/facts", "harness/subjects/subject", "harness/subjects/loading", "harness/checks/registry"),
         *("harness/bench/drawn_examples", "harness/measure/setting", "reports"),
