@@ -32,6 +32,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "harness/numerics": ("harness/errors",),
     "harness/statistics": ("harness/errors",),
     "harness/process": ("harness/errors",),
+    "reports": ("harness/errors", "harness/records", "harness/statistics"),
 }
 """Rooms that may import from these alone."""
 STARTS_REPORTS = "harness/plugin/terminal.py"
@@ -39,6 +40,7 @@ STARTS_REPORTS = "harness/plugin/terminal.py"
 REPORT_FLOORS = {"frames": 0, "drawing": 0, "comparison": 1, "export": 1, "sections": 2, "pages": 3, "__main__": 4}
 WITHOUT = {
     "torch torchvision timm": (
+        *("harness/errors", "harness/statistics", "harness/records", "harness/plugin"),
         *("harness/process/hardware", "harness/process/memory_reuse", "harness/process/runner", "harness/sweep"),
         *("harness/subjects/facts", "harness/subjects/subject", "harness/subjects/loading", "harness/checks/registry"),
         *("harness/bench/drawn_examples", "harness/measure/setting", "reports"),
