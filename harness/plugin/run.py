@@ -22,7 +22,7 @@ from harness.plugin.options import MeasurementOptions
 from harness.process.hardware import SEEDS, device_named
 from harness.records.codec import read_records
 from harness.records.run_store import RunStore, new_run_id
-from harness.records.runs import RECORDS, resolve
+from harness.records.runs import RECORDS, Place, resolve
 from harness.records.schema import CheckRecord, Record
 from harness.records.verdicts import Verdict, Verdicts, of_reference
 from harness.subjects.facts import Family
@@ -190,6 +190,10 @@ class Session:
         """Take over an earlier run's id, folder and outcomes. Raises RequestError where it isn't one."""
         try:
             folder = resolve(run, self.results)
+        except RunError:
+            known = ", ".join(place.name for place in Place(self.results).runs()[-5:]) or "none"
+            raise RequestError(f"--resume {run}: no such run in {self.results}; newest there: {known}") from None
+        try:
             records = read_records(folder / RECORDS)
         except RunError as error:
             raise RequestError(f"--resume {run}: {error}") from None
