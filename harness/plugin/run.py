@@ -15,7 +15,7 @@ from harness.errors import RequestError, RunError, StoreError
 from harness.plugin.request import Request
 from harness.records.codec import read_records
 from harness.records.run_store import RunStore, new_run_id
-from harness.records.runs import RECORDS, resolve
+from harness.records.runs import RECORDS, Place, resolve
 from harness.records.schema import CheckRecord, Record
 from harness.records.verdicts import Verdict, Verdicts, of_reference
 from harness.subjects.subject import Subject
@@ -112,6 +112,10 @@ class Run:
             return
         try:
             folder = resolve(run, self.results)
+        except RunError:
+            known = ", ".join(place.name for place in Place(self.results).runs()[-5:]) or "none"
+            raise RequestError(f"--resume {run}: no such run in {self.results}; newest there: {known}") from None
+        try:
             records = read_records(folder / RECORDS)
         except RunError as error:
             raise RequestError(f"--resume {run}: {error}") from None
