@@ -182,7 +182,7 @@ def instead(
 
 
 def correct_instead(base: BaseModel, writing: str) -> Callable[[Callable[..., Any]], Correct]:
-    """As `rewriting`, for a function that stands in place of the correct one."""
+    """As `correct`, for a function that stands in place of the correct one."""
 
     def make(replacement: Callable[..., Any]) -> Correct:
         name = f"{base.family.name}_{replacement.__name__}"

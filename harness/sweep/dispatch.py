@@ -66,18 +66,18 @@ class Dispatch:
         self,
         tasks: Sequence[Task],
         engine: Engine,
-        ledger: MergedRun,
+        merged: MergedRun,
         *,
         attempts: int = 3,
         watch: Callable[[State], None] = lambda state: None,
     ) -> None:
-        self.engine, self.ledger, self.attempts, self.watch = engine, ledger, attempts, watch
+        self.engine, self.merged, self.attempts, self.watch = engine, merged, attempts, watch
         self.broken: list[str] = []
         """Tests about the suites' own code that ended otherwise than well, which leave no row."""
         self._flights: dict[int, Flight] = {}
         self._tries: Counter[tuple[str, str]] = Counter()
         self._judging: Counter[str] = Counter()
-        left = [ledger.missing(t) if t.leaves_rows else t for t in tasks]
+        left = [merged.missing(t) if t.leaves_rows else t for t in tasks]
         self._queue = deque(t for t in left if t.cases)
         self._judging.update(t.owner for t in self._queue if not t.measures)
         self.state = State(total=len(tasks), done=len(tasks) - len(self._queue), running=self._flights)
@@ -89,7 +89,7 @@ class Dispatch:
                 self._fill()
                 for number, event in self.engine.news(PATIENCE):
                     self._hear(number, event)
-                self.state.outcomes = self.ledger.outcomes
+                self.state.outcomes = self.merged.outcomes
                 self.watch(self.state)
         except BaseException:
             for number, event in self.engine.news(0.0):
@@ -97,7 +97,7 @@ class Dispatch:
             self.engine.stop()
             raise
         finally:
-            self.ledger.close([f.task for f in self._flights.values()])
+            self.merged.close([f.task for f in self._flights.values()])
 
     def _fill(self) -> None:
         for _ in range(self.engine.room()):
@@ -122,9 +122,9 @@ class Dispatch:
             case Started():
                 flight.placement = event.placement
             case TaskRows():
-                self.ledger.take(task, event.lines, flight.placement)
+                self.merged.take(task, event.lines, flight.placement)
             case TaskEnded() | Lost() if not task.leaves_rows:
-                self.ledger.settle(task)
+                self.merged.settle(task)
                 failed = isinstance(event, TaskEnded) and event.failed
                 self._finish_own(number, task, event.reason, failed=failed)
             case TaskEnded() | Lost():
@@ -133,25 +133,25 @@ class Dispatch:
 
     def _finish(self, number: int, flight: Flight, reason: str, *, hopeless: bool) -> None:
         task = flight.task
-        left = self.ledger.missing(task)
+        left = self.merged.missing(task)
         del self._flights[number]
         if not left.cases:
-            self.ledger.settle(task)
+            self.merged.settle(task)
             self._count(task)
             return
         first = left.cases[0]
         self._tries[task.key, first.test] += 1
         tries = self._tries[task.key, first.test]
         if tries < self.attempts:
-            self.ledger.drop(task)
+            self.merged.drop(task)
             self.state.retried += 1
             self._queue.appendleft(left)
             return
-        self.ledger.settle(task)
+        self.merged.settle(task)
         why = f"{reason or 'its process said nothing about it'} (tried {tries} times, last on {_where(flight)})"
         given_up = left.cases if hopeless else (first,)
         for case in given_up:
-            self.ledger.give_up(task, case, why, flight.placement)
+            self.merged.give_up(task, case, why, flight.placement)
         rest = left.without(c.test for c in given_up)
         if rest.cases:
             self._queue.appendleft(rest)
@@ -167,7 +167,7 @@ class Dispatch:
             return
         if reason or failed:
             self.broken.append(
-                f"{task.key}: {reason or 'failed'}; reproduce: {self.ledger.command_of(task.cases[0].test)}"
+                f"{task.key}: {reason or 'failed'}; reproduce: {self.merged.command_of(task.cases[0].test)}"
             )
         self._count(task)
 

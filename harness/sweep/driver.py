@@ -88,13 +88,13 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
             )
             print(f"{len(tasks)} tasks on {len(found)} nodes; records: {store.folder / RECORDS}", flush=True)
             here = dict(zip(arguments, rest, strict=True))  # the subjects' files are elsewhere on the workers
-            ledger = MergedRun(
+            merged = MergedRun(
                 store,
                 known,
                 options=[here.get(option, option) for option in options],
                 several_kinds=len({f.kind for f in facts}) > 1,
             )
-            dispatch = Dispatch(tasks, RayEngine(order), ledger, attempts=given.attempts, watch=Progress())
+            dispatch = Dispatch(tasks, RayEngine(order), merged, attempts=given.attempts, watch=Progress())
             why = ""
             try:
                 dispatch.run()
@@ -111,7 +111,7 @@ def sweep(given: argparse.Namespace, rest: Sequence[str]) -> int:
             raise RequestError(str(error)) from None
         finally:
             ray.shutdown()
-    return _sum_up(store, ledger, dispatch, why)
+    return _sum_up(store, merged, dispatch, why)
 
 
 @contextmanager
@@ -205,18 +205,18 @@ def _upload(url: str, store: RunStore) -> None:
         upload(url, store.run, path.name, path.read_bytes())
 
 
-def _sum_up(store: RunStore, ledger: MergedRun, dispatch: Dispatch, why: str) -> int:
-    for line in ledger.verdicts.lines():
+def _sum_up(store: RunStore, merged: MergedRun, dispatch: Dispatch, why: str) -> int:
+    for line in merged.verdicts.lines():
         print(line)
     for broken in dispatch.broken:
         print(f"failed: {broken}")
-    if ledger.trouble:
-        print(f"records: {ledger.trouble}")
+    if merged.trouble:
+        print(f"records: {merged.trouble}")
     print(f"report:  python -m reports {store.folder}")
     if why:
         print(f"{why}; go on with: python -m harness.sweep --resume {store.run} --results {store.folder.parent}")
         return INTERRUPTED
-    failed = any(ledger.outcomes.get(outcome) for outcome in BAD)
+    failed = any(merged.outcomes.get(outcome) for outcome in BAD)
     return 1 if failed or dispatch.broken else 0
 
 

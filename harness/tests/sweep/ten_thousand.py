@@ -46,7 +46,7 @@ def main(count: int) -> None:
             wall, core = time.monotonic() - wall, time.process_time() - core
     finally:
         ray.shutdown()
-    assert dispatch.ledger.outcomes == {"passed": count}
+    assert dispatch.merged.outcomes == {"passed": count}
     each, own = 1e3 * wall / count, 1e3 * core / count
     print(
         f"{count} tasks: {each:.1f} ms each, of which the driver computes {own:.1f} ms "

@@ -149,9 +149,9 @@ def test_a_measurement_whose_test_came_to_no_verdict_is_not_kept_twice(tmp_path:
 
 def test_in_a_mixed_cluster_a_measurement_says_on_which_kind_of_device(tmp_path: Path) -> None:
     (task,) = tasks(1)
-    ledger = MergedRun(RunStore(tmp_path, "run"), several_kinds=True)
-    ledger.take(task, [sample(task, "x"), verdict(task, task.cases[0])], {"kind": "Fast GPU"})
-    ledger.close()
+    merged = MergedRun(RunStore(tmp_path, "run"), several_kinds=True)
+    merged.take(task, [sample(task, "x"), verdict(task, task.cases[0])], {"kind": "Fast GPU"})
+    merged.close()
     measured = next(iter(read_records(tmp_path / "run" / RECORDS)))
     assert isinstance(measured, MeasurementRecord)
     assert measured.device == "cpu (Fast GPU)"
