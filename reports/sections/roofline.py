@@ -22,7 +22,7 @@ SIZES = {
 
 
 def roofline(run: Run, speeds: pd.DataFrame) -> pd.DataFrame:
-    """`reports.frames.run.speeds` with ``intensity`` (flop/byte), ``roof`` (flop/s, what bandwidth and the matmul peak
+    """`reports.frames.speeds` with ``intensity`` (flop/byte), ``roof`` (flop/s, what bandwidth and the matmul peak
     leave at that intensity), ``bandwidth`` (byte/s) and ``roof_share``; only rows where all are known."""
     frame = run.measurements
     traffic = frame[frame["quantity"] == "traffic"].groupby(IMPLEMENTATION)["maximum"].max()

@@ -12,14 +12,15 @@ import pytest
 CONFTEST = """
 import pytest
 import torch
-from harness.measure import interleave, peak, session, stopping
+from harness.measure import benchmark as benchmarks
+from harness.measure import machine, rounds
 from harness.measure.benchmark import Measuring
 from harness.measure.setting import Setting
 from harness.tests.measure.test_benchmark import Subject
 
-interleave.MOST_ROUNDS = session.MOST_ROUNDS = stopping.MOST_ROUNDS = 7
-peak.SIDES = {"cpu": 64}
-peak.COPIED = {"cpu": 4096}
+benchmarks.MOST_ROUNDS = rounds.MOST_ROUNDS = 7
+machine.SIDES = {"cpu": 64}
+machine.COPIED = {"cpu": 4096}
 
 
 @pytest.fixture
